@@ -1,0 +1,1 @@
+"""Ground floor: numba and llvmlite kernels. They know arrays; they know no model and no torch module."""

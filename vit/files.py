@@ -1,0 +1,83 @@
+"""Files that are whole or absent: written aside, flushed to disk, then renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from vit.errors import InputError
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path` in one step, on failure nothing is left.
+
+    Raises:
+        InputError: the folder cannot be made or written (read-only, full, not a folder).
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            "output", str(target), "a writable place with free space", f"the system says: {reason}"
+        ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with written_aside(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all. NaN and infinities are refused: they are no JSON."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, field: str = "file") -> Any:
+    """The JSON in `path`.
+
+    Raises:
+        InputError: absent, unreadable, or not JSON (with line and column).
+    """
+    text = read_text(path, field)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(field, str(path), "a JSON file", f"it does not parse: {error}") from error
+
+
+def read_text(path: str | Path, field: str = "file") -> str:
+    """The UTF-8 text in `path`; an InputError if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(field, str(path), "a readable file", f"the system says: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(field, str(path), "a UTF-8 text file", f"byte {error.start} is not UTF-8") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
