@@ -5,9 +5,12 @@ from kernels.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "checkpoint": ["Checkpoint", "load_checkpoint", "save_checkpoint"],
         "config": ["ViTConfig"],
+        "device": ["resolve_device"],
         "errors": ["InputError"],
         "layers": ["LayerInfo", "describe"],
         "model": ["VisionTransformer"],
+        "zoo": ["create_model", "timm_config"],
     },
 )

@@ -155,7 +155,7 @@ class VisionTransformer(nn.Module):
         if self.config.pool == "mean":
             return tokens.mean(dim=1)
         weights = self.pool_score(tokens).softmax(dim=1)  # (B, tokens, 1)
-        return (weights * tokens).sum(dim=1)
+        return (weights.transpose(1, 2) @ tokens).squeeze(1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.pool(self.forward_features(images)))

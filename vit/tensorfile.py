@@ -1,0 +1,78 @@
+"""Tensors and JSON in one safetensors file with a checksum: never a pickle, whole or absent. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from vit.errors import InputError
+from vit.files import written_aside
+
+VERSION = "1"
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], kind: str) -> None:
+    """Write arrays and JSON values as one safetensors file, aside and then renamed.
+
+    Args:
+        kind: what the file is, such as "checkpoint"; `read_tensors` asks for the same.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    plain = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    text = json.dumps(metadata, allow_nan=False)
+    header = {"format": f"tilevit {kind}", "version": VERSION, "json": text, "crc32": _checksum(plain, text)}
+    with written_aside(path) as temporary:
+        temporary.write_bytes(save(plain, header))
+
+
+def read_tensors(path: str | Path, kind: str, field: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and JSON values that `write_tensors` put into `path`.
+
+    Args:
+        kind: what the file must be.
+        field: how an error names the input.
+
+    Raises:
+        InputError: absent, unreadable, damaged (the checksum disagrees) or another kind of file.
+    """
+    if not Path(path).is_file():
+        raise InputError(field, str(path), f"an existing {kind} file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            found = header.get("format", "no file of tilevit")
+            if found != f"tilevit {kind}":
+                raise InputError(field, str(path), f"a {kind} file written by tilevit", f"this is: {found}")
+            if header.get("version") != VERSION:
+                hint = f"this is version {header.get('version')}: use the tilevit that wrote it"
+                raise InputError(field, str(path), f"a {kind} file of version {VERSION}", hint)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        if header.get("crc32") != _checksum(tensors, header["json"]):
+            raise _damaged(field, path, kind, "its checksum disagrees")
+        return tensors, json.loads(header["json"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise _damaged(field, path, kind, str(error)) from error
+
+
+def _damaged(field: str, path: str | Path, kind: str, reason: str) -> InputError:
+    return InputError(field, str(path), f"a whole {kind} file", f"this one is damaged or foreign: {reason}")
+
+
+def _checksum(tensors: Mapping[str, np.ndarray], text: str) -> str:
+    total = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        total = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), total)
+        total = zlib.crc32(array.reshape(-1).view(np.uint8).data, total)
+    return f"{total:08x}"
