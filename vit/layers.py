@@ -1,7 +1,8 @@
 """What a model consists of, layer by layer: shapes, multiply-accumulates, bits, sparsity. Needs no torch itself.
 
 This is what the floors above share: the profile sums it, the hardware is laid out by it, the report tabulates it.
-A layer's bit widths travel on the module as `weight_bits` and `activation_bits` (set by quant), its mask as its own.
+A layer's bit widths travel on the module as `weight_bits` and `activation_bits`, its level set as `weight_scheme` (all
+set by quant), its mask as its own.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class LayerInfo:
         params: weights and biases.
         weight_bits, activation_bits: bits a value is stored with; 32 means float.
         sparsity: fraction of weights that are exactly 0.
+        weight_scheme: level set of the weights, as "pot4" or "int8"; empty where the model names none.
     """
 
     name: str
@@ -42,6 +44,7 @@ class LayerInfo:
     weight_bits: int = FLOAT_BITS
     activation_bits: int = FLOAT_BITS
     sparsity: float = 0.0
+    weight_scheme: str = ""
 
     @property
     def macs(self) -> int:
@@ -111,6 +114,7 @@ def _annotated(info: LayerInfo, module: nn.Module | None) -> LayerInfo:
         weight_bits=int(getattr(module, "weight_bits", FLOAT_BITS)),
         activation_bits=int(getattr(module, "activation_bits", FLOAT_BITS)),
         sparsity=float((weight == 0).sum().item()) / max(1, weight.numel()),
+        weight_scheme=str(getattr(module, "weight_scheme", "")),
     )
 
 
