@@ -7,8 +7,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "checkpoint": ["Checkpoint", "load_checkpoint", "save_checkpoint"],
         "config": ["ViTConfig"],
+        "data": ["load_data"],
         "device": ["resolve_device"],
         "errors": ["InputError"],
+        "image_set": ["DataSplits", "ImageSet"],
         "layers": ["LayerInfo", "describe"],
         "model": ["VisionTransformer"],
         "zoo": ["create_model", "timm_config"],
