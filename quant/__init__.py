@@ -1,1 +1,15 @@
-"""To be written."""
+"""Floor 3: level sets, codec, fake-quant, QAT, the packed file and the integer engine."""
+
+from kernels.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "codec": ["decode", "encode", "quantize"],
+        "config": ["QuantConfig"],
+        "conversion": ["convert"],
+        "level_sets": ["SCHEMES", "levels"],
+        "packed": ["PackedModel"],
+        "qat": ["is_prepared", "load_qat", "prepare_qat", "save_qat"],
+    },
+)

@@ -1,0 +1,196 @@
+"""The forward pass of a packed model: linear layers and attention on whole numbers, the rest by kernels.nonlinear.
+
+Step for step it is what a prepared model evaluates, with the same roundings, so the logits are the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels import integer, nonlinear
+from quant.level_sets import activation_range, bits_of
+from vit.errors import InputError, require_int
+
+if TYPE_CHECKING:
+    from quant.packed import PackedLayer, PackedModel
+
+F32 = NDArray[np.float32]
+_INT32 = 2**31
+
+
+class _Linear:
+    """One layer, ready to multiply: x (rows, inner) -> (rows, out), both float32."""
+
+    def __init__(self, layer: PackedLayer, activations: str) -> None:
+        self.bias, self.input_scale = layer.bias, layer.input_scale
+        self.weight: NDArray[Any]
+        if layer.levels is None:  # a float layer
+            assert layer.weight is not None
+            self.exact, self.weight, self.scale = False, layer.weight.T.astype(np.float64), None
+            return
+        assert layer.scale is not None
+        self.scale = np.broadcast_to(layer.scale, layer.bias.shape)
+        self.exact = layer.input_scale is not None
+        if self.input_scale is not None:
+            self.low, self.high = activation_range(activations, layer.unsigned)
+            self.scale = np.float32(self.input_scale) * self.scale
+            largest = max(-self.low, self.high) * int(np.abs(layer.levels).max(initial=1)) * layer.levels.shape[1]
+            self.exact = largest < _INT32 and np.abs(layer.levels).max(initial=0) <= 128
+        self.scale = np.ascontiguousarray(self.scale)
+        kind = np.int8 if self.exact else np.float64
+        self.weight = np.ascontiguousarray(layer.levels.T.astype(kind))
+
+    def codes(self, x: F32) -> NDArray[np.int16]:
+        """The whole numbers that stand for x."""
+        out = np.empty(x.shape, np.int16)
+        assert self.input_scale is not None
+        scale = np.float32(self.input_scale)
+        integer.activation_codes(x.reshape(-1), scale, self.low, self.high, out.reshape(-1))
+        return out
+
+    def __call__(self, x: F32) -> F32:
+        values: NDArray[Any] = self.codes(x) if self.input_scale is not None else x
+        if self.exact:
+            out = np.empty((x.shape[0], self.weight.shape[1]), np.float32)
+            integer.linear(values, self.weight, self.scale, self.bias, out)
+            return out
+        sums = (values.astype(np.float64) @ self.weight).astype(np.float32)
+        return (sums if self.scale is None else sums * self.scale) + self.bias
+
+
+class Engine:
+    """Predicts with a PackedModel's weights; made once, used for any number of images."""
+
+    def __init__(self, model: PackedModel) -> None:
+        self.model, self.config = model, model.config
+        self.linear = {name: _Linear(layer, model.activations) for name, layer in model.layers.items()}
+
+    def predict(self, images: Any, batch_size: int = 64) -> F32:
+        """Logits (N, num_classes) of images (N, C, H, W); see PackedModel.predict."""
+        require_int("batch_size", batch_size)
+        pixels = self._checked(images)
+        logits = np.empty((len(pixels), self.config.num_classes), np.float32)
+        for start in range(0, len(pixels), batch_size):
+            logits[start : start + batch_size] = self._forward(self._normalised(pixels[start : start + batch_size]))
+        return logits
+
+    def _checked(self, images: Any) -> NDArray[Any]:
+        pixels = np.asarray(images)
+        wanted = (self.config.in_channels, self.config.image_size, self.config.image_size)
+        if pixels.ndim != 4 or pixels.shape[1:] != wanted:
+            raise InputError("images", pixels.shape, f"the shape (N, {wanted[0]}, {wanted[1]}, {wanted[2]})")
+        if pixels.dtype != np.uint8:
+            if pixels.dtype.kind != "f":
+                raise InputError("images", str(pixels.dtype), "uint8 pixels or normalised floats")
+            if not np.isfinite(pixels).all():
+                raise InputError("images", "NaN or infinite", "finite numbers")
+        return pixels
+
+    def _normalised(self, pixels: NDArray[Any]) -> F32:
+        if pixels.dtype != np.uint8:
+            return np.ascontiguousarray(pixels, np.float32)
+        mean, std = (v[:, None, None] for v in (self.model.mean, self.model.std))
+        return np.ascontiguousarray((pixels.astype(np.float32) / np.float32(255) - mean) / std)
+
+    def _forward(self, images: F32) -> F32:
+        x = self._stem(images)
+        if self.model.cls_token is not None:
+            first = np.broadcast_to(self.model.cls_token, (len(x), 1, self.config.dim))
+            x = np.concatenate([first, x], axis=1)
+        x = x + self.model.pos_embed
+        for i in range(self.config.depth):
+            x = self._block(x, i)
+        return self.linear["head"](self._pool(self._norm(x, "norm")))
+
+    def _stem(self, images: F32) -> F32:
+        """Images to tokens, (N, C, H, W) -> (N, tokens, dim)."""
+        count, config = len(images), self.config
+        if config.stem == "patch":
+            side, grid = config.patch_size, config.grid
+            cut = images.reshape(count, config.in_channels, grid, side, grid, side)
+            patches = cut.transpose(0, 2, 4, 1, 3, 5).reshape(count * grid * grid, -1)
+            return self.linear["stem.proj"](patches).reshape(count, grid * grid, config.dim)
+        x = images
+        for name in [name for name in self.linear if name.startswith("stem.convs.")]:
+            size = x.shape[2]
+            padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))  # type: ignore[call-overload]
+            patches = np.ascontiguousarray(windows.transpose(0, 2, 3, 1, 4, 5)).reshape(count * size * size, -1)
+            y = np.maximum(self.linear[name](patches), 0).reshape(count, size, size, -1).transpose(0, 3, 1, 2)
+            x = _max_pool(y)
+        return np.ascontiguousarray(x.reshape(count, config.dim, -1).transpose(0, 2, 1))
+
+    def _block(self, x: F32, i: int) -> F32:
+        name = f"blocks.{i}"
+        x = x + self._attend(self._norm(x, f"{name}.norm1"), i)
+        hidden = self._rows(f"{name}.mlp.fc1", self._norm(x, f"{name}.norm2"))
+        nonlinear.gelu(hidden.reshape(-1), hidden.reshape(-1))
+        return x + self._rows(f"{name}.mlp.fc2", hidden)
+
+    def _attend(self, x: F32, i: int) -> F32:
+        heads, width = self.config.heads_of(i), self.config.head_width
+        qkv = self._rows(f"blocks.{i}.attn.qkv", x)  # (N, T, 3 * heads * width)
+        if self.model.attention_scales is None:
+            context = _float_attention(qkv, heads, width)
+        else:
+            context = self._whole_attention(qkv, heads, width, self.model.attention_scales[i])
+        return self._rows(f"blocks.{i}.attn.proj", context)
+
+    def _whole_attention(self, qkv: F32, heads: int, width: int, scales: F32) -> F32:
+        low, high = activation_range(self.model.activations, False)
+        codes = np.empty(qkv.shape, np.int16)
+        inside = heads * width
+        for part, scale in enumerate(scales):
+            place = slice(part * inside, (part + 1) * inside)
+            values = np.ascontiguousarray(qkv[:, :, place])
+            rounded = np.empty(values.shape, np.int16)
+            integer.activation_codes(values.reshape(-1), scale, low, high, rounded.reshape(-1))
+            codes[:, :, place] = rounded
+        top = 2 ** bits_of(self.model.activations) - 1
+        wide = scales.astype(np.float64)
+        score_scale = np.float32(wide[0] * wide[1] * width**-0.5)
+        context = np.empty((*qkv.shape[:2], inside), np.float32)
+        integer.attention(codes, heads, width, score_scale, scales[2] / np.float32(top), top, context)
+        return context
+
+    def _pool(self, tokens: F32) -> F32:
+        if self.config.pool == "cls":
+            return np.ascontiguousarray(tokens[:, 0])
+        if self.config.pool == "mean":
+            return tokens.astype(np.float64).mean(1).astype(np.float32)
+        scores = self._rows("pool_score", tokens)[:, :, 0]
+        weights = np.empty_like(scores)
+        nonlinear.softmax(np.ascontiguousarray(scores), weights)
+        return (weights[:, None].astype(np.float64) @ tokens.astype(np.float64))[:, 0].astype(np.float32)
+
+    def _norm(self, x: F32, name: str) -> F32:
+        out = np.empty(x.shape, np.float32)
+        rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+        nonlinear.layer_norm(rows, *self.model.norms[name], self.model.eps, out.reshape(-1, x.shape[-1]))
+        return out
+
+    def _rows(self, name: str, x: F32) -> F32:
+        """A linear layer on the last axis."""
+        return self.linear[name](np.ascontiguousarray(x).reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def _max_pool(x: F32) -> F32:
+    """3x3 max-pooling with stride 2 and padding 1, (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
+    size = (x.shape[2] + 1) // 2
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+    places = [(i, j) for i in range(3) for j in range(3)]
+    return np.maximum.reduce([padded[:, :, i : i + 2 * size - 1 : 2, j : j + 2 * size - 1 : 2] for i, j in places])
+
+
+def _float_attention(qkv: F32, heads: int, width: int) -> F32:
+    """Attention where activations stay float: both products in float64, rounded to float32 once."""
+    count, tokens, _ = qkv.shape
+    q, k, v = qkv.reshape(count, tokens, 3, heads, width).transpose(2, 0, 3, 1, 4).astype(np.float64)
+    scores = (q @ k.transpose(0, 1, 3, 2)).astype(np.float32) * np.float32(width**-0.5)
+    weights = np.empty_like(scores)
+    nonlinear.softmax(scores.reshape(-1, tokens), weights.reshape(-1, tokens))
+    context = (weights.astype(np.float64) @ v).astype(np.float32)
+    return np.ascontiguousarray(context.transpose(0, 2, 1, 3)).reshape(count, tokens, heads * width)

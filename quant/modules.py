@@ -1,0 +1,215 @@
+"""The layers of a prepared model. In training they compute with fake-quantised floats and torch's own operators; in
+evaluation on whole-number levels with one written rounding, so that the packed engine gives the same bits.
+
+Evaluation is not differentiable: call `.train()` for gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quant import exact
+from quant.config import FLOAT, QuantConfig
+from quant.fake_quant import Quantizer
+from quant.level_sets import bits_of
+
+FLOAT_BITS = 32
+
+
+def round_half(x: Tensor) -> Tensor:
+    """x as float16 stores it: the precision of packed biases, norms and the class token."""
+    return x.detach().half().float()
+
+
+def round_rows(x: Tensor) -> Tensor:
+    """x as packed positions store it: per row (last axis) whole numbers in [-127, 127] times max|row| / 127."""
+    x = x.detach()
+    scale = x.abs().amax(-1, keepdim=True) / 127.0
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return exact.round_away(x / scale).clamp(-127, 127) * scale
+
+
+def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
+    """`rounded` in the forward pass, the gradient of x in the backward."""
+    return x + (rounded - x).detach()
+
+
+class _QuantLayer(nn.Module):
+    """What QuantLinear and QuantConv2d share: the quantisers of weight and input, and the bits other floors read."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def _quantise_as(self, name: str, config: QuantConfig, unsigned: bool) -> None:
+        scheme = config.scheme_of(name)
+        activations = FLOAT if scheme == FLOAT else config.activations
+        channels = self.weight.shape[0] if config.per_channel else 1
+        self.weight_scheme, self.activation_scheme = scheme, activations
+        self.weight_bits = FLOAT_BITS if scheme == FLOAT else bits_of(scheme)
+        self.activation_bits = FLOAT_BITS if activations == FLOAT else bits_of(activations)
+        pot = config.power_of_two_scales
+        self.weight_quant = None if scheme == FLOAT else Quantizer(scheme, channels, power_of_two=pot)
+        self.input_quant = None if activations == FLOAT else Quantizer(activations, None, unsigned, pot)
+
+    def _fake_quantised(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The rounded input and weight, differentiable."""
+        x = x if self.input_quant is None else self.input_quant(x)
+        return x, (self.weight if self.weight_quant is None else self.weight_quant(self.weight))
+
+    def _exact(self, rows: Tensor) -> Tensor:
+        """rows (..., inner) times the weight (out, inner): whole numbers first, then one scale and one bias."""
+        weight = self.weight.detach().flatten(1)
+        bound: float | None = None
+        scale: Tensor | None = None
+        if self.weight_quant is not None:
+            weight, scale = self.weight_quant.split(weight)
+            if self.input_quant is not None:
+                rows, input_scale = self.input_quant.split(rows)
+                scale = input_scale * scale
+                bound = float(weight.shape[1]) * self.input_quant.largest * self.weight_quant.largest
+        sums = exact.product(rows, weight.T, bound)
+        if scale is not None:
+            sums = sums * scale
+        return sums if self.bias is None else sums + round_half(self.bias)
+
+
+class QuantLinear(_QuantLayer, nn.Linear):
+    """nn.Linear on rounded inputs and weights; `weight` and `bias` keep their names and their float values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return self._exact(x)
+        x, weight = self._fake_quantised(x)
+        return F.linear(x, weight, self.bias)
+
+
+class QuantConv2d(_QuantLayer, nn.Conv2d):
+    """nn.Conv2d (one group, no dilation) on rounded inputs and weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            x, weight = self._fake_quantised(x)
+            return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        size, stride, padding = _pair(self.kernel_size), _pair(self.stride), _pair(self.padding)
+        height = (x.shape[2] + 2 * padding[0] - size[0]) // stride[0] + 1
+        patches = F.unfold(x.detach().float(), size, padding=padding, stride=stride).transpose(1, 2)
+        sums = self._exact(patches).transpose(1, 2)  # (B, out, positions)
+        return sums.reshape(x.shape[0], self.out_channels, height, -1)
+
+
+class QuantLayerNorm(nn.LayerNorm):
+    """nn.LayerNorm over the last axis; evaluated by the one definition of kernels.nonlinear."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return exact.layer_norm(x, round_half(self.weight), round_half(self.bias), self.eps)
+
+
+class QuantGELU(nn.GELU):
+    """nn.GELU (erf form); evaluated by the one definition of kernels.nonlinear."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x) if self.training else exact.gelu(x)
+
+
+class QuantAttentionCore(nn.Module):
+    """Attention on rounded queries, keys, values and probabilities: the module in the place of `attn.core`.
+
+    Probabilities are whole multiples of 1 / (2^bits - 1). To restrict it to tiles or windows, call it with a mask, or
+    call `quantise` and attend by other means to what it returns.
+    """
+
+    def __init__(self, config: QuantConfig) -> None:
+        super().__init__()
+        self.activation_scheme = config.activations
+        self.activation_bits = FLOAT_BITS if config.activations == FLOAT else bits_of(config.activations)
+        self.quants: nn.ModuleList | None = None
+        if config.activations != FLOAT:
+            pot = config.power_of_two_scales
+            self.quants = nn.ModuleList(Quantizer(config.activations, None, power_of_two=pot) for _ in "qkv")
+
+    @property
+    def largest_probability(self) -> int:
+        """The whole number that stands for probability 1."""
+        return 2**self.activation_bits - 1
+
+    def quantise(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values rounded to their levels, differentiable."""
+        if self.quants is None:
+            return q, k, v
+        return self.quants[0](q), self.quants[1](k), self.quants[2](v)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Context (B, heads, T, head_dim) of q, k, v of the same shape.
+
+        Args:
+            mask: bool, broadcastable to (B, heads, T, T); a query attends where it is True (at least one place a row).
+        """
+        return self._train(q, k, v, mask) if self.training else self._exact(q, k, v, mask)
+
+    def _train(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = self.quantise(q, k, v)
+        if self.quants is None:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, heads, T, T)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        p = scores.softmax(-1)
+        top = self.largest_probability
+        return straight_through(p, torch.round(p.detach() * top) / top) @ v
+
+    def _exact(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        width, tokens = q.shape[-1], k.shape[-2]
+        if self.quants is None:
+            scale = torch.tensor(width**-0.5, dtype=torch.float32, device=q.device)
+            scores = exact.product(q, k.transpose(-2, -1), None) * scale
+        else:
+            (q, q_scale), (k, k_scale) = self.quants[0].split(q), self.quants[1].split(k)
+            scale = (q_scale.double() * k_scale.double() * width**-0.5).float()
+            scores = exact.product(q, k.transpose(-2, -1), width * self.quants[0].largest ** 2) * scale
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        p = exact.softmax(scores)
+        if self.quants is None:
+            return exact.product(p, v, None)
+        top = self.largest_probability
+        v, v_scale = self.quants[2].split(v)
+        return exact.product(exact.round_away(p * top), v, tokens * top * self.quants[2].largest) * (v_scale / top)
+
+
+class QuantEmbeddings:
+    """Mixed into a prepared model: `pos_embed` and `cls_token` read as the packed file stores them (gradients straight
+    through to the parameters of the same names)."""
+
+    _parameters: dict[str, Tensor | None]
+
+    @property
+    def pos_embed(self) -> Any:
+        stored = self._parameters["pos_embed"]
+        return None if stored is None else straight_through(stored, round_rows(stored))
+
+    @property
+    def cls_token(self) -> Any:
+        stored = self._parameters.get("cls_token")
+        return None if stored is None else straight_through(stored, round_half(stored))
+
+
+def exact_mean(tokens: Tensor) -> Tensor:
+    """Mean over the tokens, (B, T, dim) -> (B, dim), summed in float64 and rounded once."""
+    return tokens.double().mean(1).float()
+
+
+def exact_weighted_mean(tokens: Tensor, scores: Tensor) -> Tensor:
+    """Mean of the tokens (B, T, dim) weighted by the softmax of their scores (B, T, 1)."""
+    weights = exact.softmax(scores.transpose(1, 2))  # (B, 1, T)
+    return exact.product(weights, tokens, None).squeeze(1)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
