@@ -35,7 +35,7 @@ def convert(model: nn.Module, mean: Sequence[float] | None = None, std: Sequence
         raise InputError("model", type(model).__name__, "a model from prepare_qat")
     config = config_of(model)
     modules = {name.replace("patch_embed.", "stem.", 1): module for name, module in model.named_modules()}
-    cores = [modules.get(f"blocks.{i}.attn.core") for i in range(config.depth)]
+    cores: list[Any] = [modules.get(f"blocks.{i}.attn.core") for i in range(config.depth)]
     if not all(isinstance(core, QuantAttentionCore) for core in cores):
         raise InputError("model", type(model).__name__, "a prepared model with its own attention cores")
     names = [info.name for info in layers_of(config) if info.kind != "attention"]
@@ -49,8 +49,8 @@ def convert(model: nn.Module, mean: Sequence[float] | None = None, std: Sequence
     activations = model.quant_config.activations  # type: ignore[union-attr]
     if activations != FLOAT:
         inputs = [modules[name].input_quant for name in names if modules[name].weight_scheme != FLOAT]
-        tensors["input_scales"] = np.array([float(quant.scale()) for quant in inputs], np.float32)  # type: ignore[union-attr, operator]
-        scales = [[float(quant.scale()) for quant in core.quants] for core in cores]  # type: ignore[union-attr]
+        tensors["input_scales"] = np.array([float(quant.scale()) for quant in inputs], np.float32)
+        scales = [[float(part.scale()) for part in (core.query, core.key, core.value)] for core in cores]
         tensors["attention_scales"] = np.array(scales, np.float32)
     plain = config.to_dict()
     plain.pop("drop_path")  # of training only

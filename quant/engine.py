@@ -27,19 +27,20 @@ class _Linear:
     def __init__(self, layer: PackedLayer, activations: str) -> None:
         self.bias, self.input_scale = layer.bias, layer.input_scale
         self.weight: NDArray[Any]
+        self.scale: F32 | None = None
         if layer.levels is None:  # a float layer
             assert layer.weight is not None
-            self.exact, self.weight, self.scale = False, layer.weight.T.astype(np.float64), None
+            self.exact, self.weight = False, layer.weight.T.astype(np.float64)
             return
         assert layer.scale is not None
-        self.scale = np.broadcast_to(layer.scale, layer.bias.shape)
+        scale = np.broadcast_to(layer.scale, layer.bias.shape)
         self.exact = layer.input_scale is not None
         if self.input_scale is not None:
             self.low, self.high = activation_range(activations, layer.unsigned)
-            self.scale = np.float32(self.input_scale) * self.scale
+            scale = np.float32(self.input_scale) * scale
             largest = max(-self.low, self.high) * int(np.abs(layer.levels).max(initial=1)) * layer.levels.shape[1]
             self.exact = largest < _INT32 and np.abs(layer.levels).max(initial=0) <= 128
-        self.scale = np.ascontiguousarray(self.scale)
+        self.scale = np.ascontiguousarray(scale)
         kind = np.int8 if self.exact else np.float64
         self.weight = np.ascontiguousarray(layer.levels.T.astype(kind))
 
@@ -53,7 +54,7 @@ class _Linear:
 
     def __call__(self, x: F32) -> F32:
         values: NDArray[Any] = self.codes(x) if self.input_scale is not None else x
-        if self.exact:
+        if self.exact and self.scale is not None:
             out = np.empty((x.shape[0], self.weight.shape[1]), np.float32)
             integer.linear(values, self.weight, self.scale, self.bias, out)
             return out
@@ -117,7 +118,7 @@ class Engine:
         for name in [name for name in self.linear if name.startswith("stem.convs.")]:
             size = x.shape[2]
             padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
-            windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))  # type: ignore[call-overload]
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
             patches = np.ascontiguousarray(windows.transpose(0, 2, 3, 1, 4, 5)).reshape(count * size * size, -1)
             y = np.maximum(self.linear[name](patches), 0).reshape(count, size, size, -1).transpose(0, 3, 1, 2)
             x = _max_pool(y)

@@ -85,7 +85,8 @@ class Quantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.fit_if_fresh(x)
-        return FakeQuantize.apply(x, self.log2_scale, self._scale_for(x), self.scheme, self.unsigned)
+        rounded: Tensor = FakeQuantize.apply(x, self.log2_scale, self._scale_for(x), self.scheme, self.unsigned)  # type: ignore[no-untyped-call]
+        return rounded
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The level of each value, as float32 whole numbers, and the scale: their product is the rounded x. Not
@@ -100,9 +101,8 @@ class Quantizer(nn.Module):
             return
         values = x.detach().float()
         if self.log2_scale.dim() == 0:
-            flat = values.reshape(-1)
-            flat = flat[:: max(1, flat.numel() // _SAMPLE)].cpu().numpy()
-            fitted = torch.tensor(scales.activation_scale(flat, *_range(self.scheme, self.unsigned)))
+            sample = values.reshape(-1)[:: max(1, values.numel() // _SAMPLE)].cpu().numpy()
+            fitted = torch.tensor(scales.activation_scale(sample, *_range(self.scheme, self.unsigned)))
         else:
             rows = values.reshape(self.log2_scale.numel(), -1).cpu().numpy()
             fitted = torch.from_numpy(scales.weight_scale(rows, self.scheme, self.power_of_two))

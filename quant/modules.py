@@ -78,7 +78,7 @@ class _QuantLayer(nn.Module):
         return sums if self.bias is None else sums + round_half(self.bias)
 
 
-class QuantLinear(_QuantLayer, nn.Linear):
+class QuantLinear(_QuantLayer, nn.Linear):  # type: ignore[misc]  # Linear declares bias more widely
     """nn.Linear on rounded inputs and weights; `weight` and `bias` keep their names and their float values."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,10 +129,10 @@ class QuantAttentionCore(nn.Module):
         super().__init__()
         self.activation_scheme = config.activations
         self.activation_bits = FLOAT_BITS if config.activations == FLOAT else bits_of(config.activations)
-        self.quants: nn.ModuleList | None = None
-        if config.activations != FLOAT:
+        self.quantises = config.activations != FLOAT
+        if self.quantises:
             pot = config.power_of_two_scales
-            self.quants = nn.ModuleList(Quantizer(config.activations, None, power_of_two=pot) for _ in "qkv")
+            self.query, self.key, self.value = (Quantizer(config.activations, None, power_of_two=pot) for _ in range(3))
 
     @property
     def largest_probability(self) -> int:
@@ -141,9 +141,7 @@ class QuantAttentionCore(nn.Module):
 
     def quantise(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values rounded to their levels, differentiable."""
-        if self.quants is None:
-            return q, k, v
-        return self.quants[0](q), self.quants[1](k), self.quants[2](v)
+        return (self.query(q), self.key(k), self.value(v)) if self.quantises else (q, k, v)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Context (B, heads, T, head_dim) of q, k, v of the same shape.
@@ -155,7 +153,7 @@ class QuantAttentionCore(nn.Module):
 
     def _train(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.quantise(q, k, v)
-        if self.quants is None:
+        if not self.quantises:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, heads, T, T)
         if mask is not None:
@@ -166,21 +164,21 @@ class QuantAttentionCore(nn.Module):
 
     def _exact(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         width, tokens = q.shape[-1], k.shape[-2]
-        if self.quants is None:
+        if not self.quantises:
             scale = torch.tensor(width**-0.5, dtype=torch.float32, device=q.device)
             scores = exact.product(q, k.transpose(-2, -1), None) * scale
         else:
-            (q, q_scale), (k, k_scale) = self.quants[0].split(q), self.quants[1].split(k)
+            (q, q_scale), (k, k_scale) = self.query.split(q), self.key.split(k)
             scale = (q_scale.double() * k_scale.double() * width**-0.5).float()
-            scores = exact.product(q, k.transpose(-2, -1), width * self.quants[0].largest ** 2) * scale
+            scores = exact.product(q, k.transpose(-2, -1), width * self.query.largest * self.key.largest) * scale
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf)
         p = exact.softmax(scores)
-        if self.quants is None:
+        if not self.quantises:
             return exact.product(p, v, None)
         top = self.largest_probability
-        v, v_scale = self.quants[2].split(v)
-        return exact.product(exact.round_away(p * top), v, tokens * top * self.quants[2].largest) * (v_scale / top)
+        v, v_scale = self.value.split(v)
+        return exact.product(exact.round_away(p * top), v, tokens * top * self.value.largest) * (v_scale / top)
 
 
 class QuantEmbeddings:

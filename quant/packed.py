@@ -196,8 +196,8 @@ class PackedModel:
             levels = code_levels(codes, scheme).reshape(shape)
         except InputError as error:
             raise self._wrong(f"{name}.codes", f"{scheme} codes of a weight {shape}", str(error)) from error
-        channels = np.shape(self.tensors.get(f"{name}.scale")) or (1,)
-        bits = self._take(f"{name}.scale", np.uint16, (1,) if channels == (1,) else (info.cols,))
+        per_layer = getattr(self.tensors.get(f"{name}.scale"), "shape", ()) == (1,)
+        bits = self._take(f"{name}.scale", np.uint16, (1 if per_layer else info.cols,))
         scale = from_bfloat16(bits)
         self._check_values(f"{name}.scale", scale, positive=True)
         return PackedLayer(name, scheme, levels, None, scale, bias, self._input_scales.get(name), unsigned)
