@@ -1,1 +1,16 @@
-"""To be written."""
+"""Floor 4: the search. Its space, its exact costs, its samplers, an Optuna study that resumes, and the Pareto front."""
+
+from kernels.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "cost_aware": ["CostAwareSampler"],
+        "costs": ["METRICS", "Costs"],
+        "pareto": ["front", "hypervolume", "hypervolume_history", "non_dominated"],
+        "winner": ["best_config", "pick"],
+        "plots": ["plot_front", "plot_hypervolume"],
+        "study": ["OBJECTIVES", "SAMPLERS", "Progress", "search", "space_of"],
+        "space": ["SearchSpace"],
+    },
+)

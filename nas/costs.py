@@ -1,0 +1,182 @@
+"""What a candidate costs, known exactly without training it: parameters, MACs, cycles, SRAM, energy, bytes."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.space import Params, SearchSpace, told
+from vit.config import ViTConfig
+from vit.errors import InputError, did_you_mean
+from vit.layers import layers_of
+
+if TYPE_CHECKING:
+    from fifo_sim import Hardware
+
+TRAINED = ("accuracy",)  # what only training tells; maximised, all the rest is minimised
+SHAPE = ("params", "macs")
+STREAMED = ("cycles", "sram_kib", "energy_pj", "bytes", "dram_bytes")
+METRICS = (*TRAINED, *SHAPE, *STREAMED)
+_COMPARISON = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+0-9.eE_]+)\s*")
+_OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on a cost, such as cycles <= 20000. Costs are exact, so a candidate that breaks it is never trained."""
+
+    metric: str
+    sign: str
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """The constraint in "METRIC <= NUMBER" (or <, >=, >).
+
+        Raises:
+            InputError: not of that form, an unknown metric, or accuracy, which no candidate shows before it is trained.
+        """
+        found = _COMPARISON.fullmatch(text) if isinstance(text, str) else None
+        try:
+            bound = float(found[3]) if found else math.nan
+        except ValueError:
+            bound = math.nan
+        if found is None or math.isnan(bound):
+            raise InputError("constraints", text, 'METRIC <= NUMBER, such as "cycles <= 20000"')
+        known = (*SHAPE, *STREAMED)
+        if found[1] not in known:
+            raise InputError(
+                "constraints", text, "a bound on one of " + ", ".join(known), did_you_mean(found[1], known)
+            )
+        return cls(found[1], found[2], bound)
+
+    def holds(self, costs: Mapping[str, float]) -> bool:
+        """Whether costs with this metric among them keep the bound."""
+        return _OPERATORS[self.sign](costs[self.metric], self.bound)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.sign} {self.bound:g}"
+
+
+class Costs:
+    """The exact costs of candidates, each computed once.
+
+    Args:
+        space: what the candidates come from.
+        hardware: a fifo_sim.Hardware, the name of a preset or the path of a TOML file; needed for cycles, sram_kib,
+            energy_pj and bytes only.
+        metrics: the costs wanted, out of SHAPE and STREAMED.
+
+    Raises:
+        InputError: a metric of the hardware without a hardware.
+    """
+
+    def __init__(self, space: SearchSpace, hardware: Hardware | str | Path | None, metrics: Iterable[str]) -> None:
+        self.space = space
+        self.metrics = tuple(dict.fromkeys(metrics))
+        self.hardware: Hardware | None = None
+        streamed = [name for name in self.metrics if name in STREAMED]
+        if streamed and hardware is None:
+            raise InputError("hardware", hardware, f"a preset or a TOML file: {', '.join(streamed)} depend on it")
+        if hardware is not None:
+            from fifo_sim import Hardware
+
+            self.hardware = Hardware.load(hardware)
+        self._known: dict[tuple[Any, ...], tuple[dict[str, float], str]] = {}
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """{metric: value} of a candidate; the streamed ones are infinite if it cannot run."""
+        return self._looked_up(params)[0]
+
+    def of(self, metric: str) -> Callable[[Params], float]:
+        """One metric as a function of a candidate."""
+        return lambda params: self(params)[metric]
+
+    def broken(self, params: Params, constraints: Sequence[Constraint]) -> list[str]:
+        """Why a candidate may not be trained, as text: constraints it breaks, no room on chip, deadlock; or nothing."""
+        costs, reason = self._looked_up(params)
+        return [reason] if reason else [str(constraint) for constraint in constraints if not constraint.holds(costs)]
+
+    def feasible(self, candidates: Iterable[Params], constraints: Sequence[Constraint]) -> list[Params]:
+        """The candidates that run and keep every constraint.
+
+        Raises:
+            InputError: none does; it tells how many each constraint refuses.
+        """
+        kept: list[Params] = []
+        refused: Counter[str] = Counter()
+        total = 0
+        for params in candidates:
+            total += 1
+            broken = self.broken(params, constraints)
+            refused.update(broken)
+            if not broken:
+                kept.append(params)
+        if not kept:
+            texts = [str(constraint) for constraint in constraints]
+            raise InputError("constraints", texts, "bounds that leave a candidate", f"of {total}, {told(refused)}")
+        return kept
+
+    def _looked_up(self, params: Params) -> tuple[dict[str, float], str]:
+        key = tuple(params[name] for name in self.space.choices)
+        if key not in self._known:
+            self._known[key] = self._computed(params)
+        return self._known[key]
+
+    def _computed(self, params: Params) -> tuple[dict[str, float], str]:
+        config, reason = self.space.config(params), ""
+        found: dict[str, float] = {}
+        if set(SHAPE) & set(self.metrics):
+            found = {"params": float(config_params(config)), "macs": float(sum(x.macs for x in layers_of(config)))}
+        if self.hardware is not None and set(STREAMED) & set(self.metrics):
+            streamed, reason = streamed_costs(config, self.hardware, **self.space.streaming(params))
+            found |= streamed
+        return {name: found[name] for name in self.metrics}, reason
+
+
+def config_params(config: ViTConfig) -> int:
+    """Parameters of a VisionTransformer of this shape, counted from the shape alone."""
+    norms = (2 * config.depth + 1) * 2 * config.dim
+    tokens = config.tokens * config.dim + (config.dim if config.pool == "cls" else 0)
+    return sum(layer.params for layer in layers_of(config)) + norms + tokens
+
+
+def streamed_costs(
+    config: ViTConfig, hardware: Hardware, tile: int, fifo: int, attention: str
+) -> tuple[dict[str, float], str]:
+    """What one image costs that streams through the hardware, and why it cannot, or "".
+
+    cycles from the first firing to the last; sram_kib of all buffers on chip; energy_pj of the run; bytes of all
+    weights as they are stored; dram_bytes of traffic.
+    """
+    from fifo_sim import simulate
+    from fifo_sim.lower import lower
+
+    try:
+        lowered = lower(config, hardware, tile=tile, fifo=fifo, attention=attention)
+    except InputError as error:
+        if error.field != "hardware.sram_kib":
+            raise
+        return dict.fromkeys(STREAMED, math.inf), f"the {hardware.sram_kib:g} KiB on chip of {hardware.name}"
+    cycles = simulate(lowered.pipeline, history=False).cycles
+    if cycles is None:
+        return dict.fromkeys(STREAMED, math.inf), "deadlock"
+    stored = sum(op.weights.total_bytes for op in lowered.graph.operations if op.weights is not None)
+    return {
+        "cycles": float(cycles),
+        "sram_kib": lowered.memory.sram_kib,
+        "energy_pj": lowered.energy().total_pj,
+        "bytes": float(stored),
+        "dram_bytes": float(lowered.memory.total_dram_bytes),
+    }, ""

@@ -1,0 +1,336 @@
+"""The search: candidates are proposed, trained for a short while, and put into an Optuna study that can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.cost_aware import CostAwareSampler
+from nas.costs import METRICS, TRAINED, Constraint, Costs
+from nas.pareto import finished
+from nas.pool import ENUMERATED
+from nas.samplers import GENERAL, FeasibleSampler, general_sampler, seed_of
+from nas.space import Params, SearchSpace
+from nas.storage import WORKER, open_storage, retry_abandoned, turn, working
+from vit.errors import InputError, require_choice, require_int
+
+if TYPE_CHECKING:
+    import torch
+    from optuna import Study
+
+    from fifo_sim import Hardware
+    from vit.image_set import DataSplits
+    from vit.recipe import Recipe
+
+OBJECTIVES = ("accuracy", "params", "cycles")
+SAMPLERS = ("cost-aware", *GENERAL)
+SETTINGS = "settings"  # user attribute of the study: what it was made with
+STUDY = "search"
+EPOCHS = 8  # of a candidate, where no recipe is given
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search is: told to its `progress` callback after every epoch and after every trial.
+
+    Attributes:
+        done, total: finished trials, and how many there will be.
+        params: the candidate in hand.
+        epoch, epochs: epochs of its training that are finished, and how many there will be.
+        values: {objective: value} once the trial is finished, else None.
+    """
+
+    done: int
+    total: int
+    params: Params
+    epoch: int
+    epochs: int
+    values: dict[str, float] | None = None
+
+
+def search(
+    space: SearchSpace,
+    data: DataSplits,
+    hardware: Hardware | str | Path | None = None,
+    objectives: Sequence[str] = OBJECTIVES,
+    constraints: Sequence[str] = (),
+    trials: int = 32,
+    storage: str | Path | None = "search.journal",
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    sampler: str | Callable[[int], BaseSampler] = "cost-aware",
+    device: str | torch.device = "cpu",
+    progress: Callable[[Progress], None] | None = None,
+) -> Study:
+    """Search the space until the study holds `trials` finished trials, and return it.
+
+    Accuracy is that on the validation images after training by `recipe`; the test images are not touched. Every other
+    objective is computed from the candidate. Candidates that break a rule of the space or a constraint, or whose
+    pipeline deadlocks, are never trained; a candidate that was trained before is not trained again.
+
+    Killed anywhere and called again with the same arguments, it goes on with the same candidates and ends with the
+    same values as if it had not been stopped. Several processes may call it with the same storage and share the work;
+    the trial of one that dies is tried again by the others. More `trials` later continue the same study.
+
+    Args:
+        space: what to choose from; its image_size, in_channels and num_classes must be those of the data.
+        hardware: a fifo_sim.Hardware, a preset or a TOML file; needed for cycles, sram_kib, energy_pj and bytes.
+        objectives: out of accuracy (maximised), params, macs, cycles, sram_kib, energy_pj, bytes (minimised).
+        constraints: bounds on costs, such as "cycles <= 20000".
+        trials: finished trials the study shall have.
+        storage: the path of a journal file (made if absent), or None for memory.
+        seed: of the sampler and of every training.
+        recipe: how a candidate is trained; None is Recipe.for_data(data.name, epochs=8, seed=seed).
+        sampler: "cost-aware", "tpe", "nsga2" or "random", or a function from a seed to an Optuna sampler. It is made
+            anew for every trial, so that a resumed study draws what it would have drawn.
+        device: where to train.
+        progress: called after every epoch and every trial.
+
+    Returns:
+        The optuna.Study, multi-objective if there are several, with `metric_names` set to the objectives.
+
+    Raises:
+        InputError: an unknown objective, constraint or sampler; data of another shape; no feasible candidate (told with
+            what each constraint refuses); a storage that cannot be used, or holds a study of other settings (the
+            difference is shown).
+    """
+    task = _Task(space, data, hardware, objectives, constraints, seed, recipe, sampler, device)
+    require_int("trials", trials)
+    study = _open_study(task, storage)
+    with working(storage) as worker:
+        while True:
+            with turn(storage):
+                retry_abandoned(study, storage)
+                done = len(finished(study))
+                running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+                if done >= trials:
+                    return study
+                if done + running < trials:
+                    study.sampler = task.sampler(done + running)
+                    trial = study.ask(task.distributions)
+                    trial.set_user_attr(WORKER, worker)
+            if done + running < trials:
+                _run(study, task, trial, trials, progress)
+            else:  # the last trials are in the hands of others; should one of them die, its trial is ours
+                time.sleep(POLL_SECONDS)
+
+
+def space_of(study: Study) -> SearchSpace:
+    """The space of a study that `search` made."""
+    settings = study.user_attrs.get(SETTINGS)
+    if not isinstance(settings, Mapping):
+        raise InputError("study", study.study_name, "a study that tilevit's search made")
+    return SearchSpace.from_dict(settings["space"])
+
+
+class _Task:
+    """Everything about a search but its study: what to try next, and how to measure it."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        data: DataSplits,
+        hardware: Hardware | str | Path | None,
+        objectives: Sequence[str],
+        constraints: Sequence[str],
+        seed: int,
+        recipe: Recipe | None,
+        sampler: str | Callable[[int], BaseSampler],
+        device: str | torch.device,
+    ) -> None:
+        self.space, self.data, self.device = space, data, device
+        self.seed = require_int("seed", seed, low=0)
+        self.objectives = _objectives(objectives)
+        self.constraints = [Constraint.parse(text) for text in constraints]
+        self._require_fit()
+        exact = [name for name in self.objectives if name not in TRAINED]
+        self.costs = Costs(space, hardware, [*exact, *(c.metric for c in self.constraints)])
+        self.recipe = recipe or _default_recipe(data.name, seed)
+        self.distributions: dict[str, BaseDistribution] = {
+            name: CategoricalDistribution(values) for name, values in space.choices.items()
+        }
+        if not callable(sampler):
+            require_choice("sampler", sampler, SAMPLERS)
+        self._sampler = sampler
+        # a space too large to look at whole is judged by a sample; the samplers check each candidate all the same
+        listed = list(space) if len(space) <= ENUMERATED else space.sample(ENUMERATED, seed)
+        self.candidates = self.costs.feasible(listed, self.constraints)
+        known = {i: self.costs.of(name) for i, name in enumerate(self.objectives) if name not in TRAINED}
+        self._cost_aware = CostAwareSampler(self.distributions, known, self.violations, seed) if known else None
+
+    def sampler(self, begun: int) -> BaseSampler:
+        """The sampler of the trial that starts after `begun` finished and running ones."""
+        if self._sampler == "cost-aware" and self._cost_aware is not None:
+            return self._cost_aware
+        seed = seed_of(self.seed, begun)
+        if callable(self._sampler):
+            inner = self._sampler(seed)
+        else:
+            inner = general_sampler("tpe" if self._sampler == "cost-aware" else self._sampler, seed)
+        return FeasibleSampler(inner, self.distributions, self.candidates, seed)
+
+    def violations(self, params: Params) -> list[float]:
+        """[1.0] for a candidate that may not be trained, [0.0] for one that may."""
+        broken = self.space.broken_rules(params) or self.costs.broken(params, self.constraints)
+        return [float(bool(broken))]
+
+    def settings(self) -> dict[str, Any]:
+        """What the values of the trials depend on."""
+        return {
+            "space": self.space.to_dict(),
+            "data": {"name": self.data.name, "images": _digest(self.data)},
+            "hardware": None if self.costs.hardware is None else self.costs.hardware.to_dict(),
+            "objectives": list(self.objectives),
+            "constraints": [str(constraint) for constraint in self.constraints],
+            "seed": self.seed,
+            "recipe": asdict(self.recipe),
+            "sampler": self._sampler if isinstance(self._sampler, str) else "own",
+        }
+
+    def accuracy(self, params: Params, on_epoch: Callable[[dict[str, float]], None]) -> float:
+        """Validation accuracy of a candidate after training by the recipe."""
+        from vit.training import fit
+
+        return fit(self._model(params), self.data, self.recipe, device=self.device, on_epoch=on_epoch).val_accuracy
+
+    def trained_by(self, params: Params) -> str:
+        """What the accuracy of a candidate depends on: tile and FIFO depth count only where they cut attention."""
+        streaming = self.space.streaming(params)
+        shape = self.space.config(params).to_dict()
+        return json.dumps([shape, streaming if streaming["attention"] != "full" else None], sort_keys=True)
+
+    def _model(self, params: Params) -> Any:
+        import torch
+
+        from vit.model import VisionTransformer
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            model = VisionTransformer(self.space.config(params))
+        streamed = self.space.streaming(params)
+        if streamed["attention"] == "full":
+            return model
+        from fifo_sim.streaming import streaming
+
+        return streaming(model, **streamed)
+
+    def _require_fit(self) -> None:
+        for name in ("image_size", "in_channels", "num_classes"):
+            have, want = self.space.value({}, name), getattr(self.data, name)
+            if have != want:
+                raise InputError(f"space.fixed.{name}", have, f"{want}, as in data {self.data.name}")
+
+
+def _run(
+    study: Study, task: _Task, trial: optuna.Trial, total: int, progress: Callable[[Progress], None] | None
+) -> None:
+    params = dict(trial.params)
+    done = len(finished(study))
+    epochs = task.recipe.epochs
+
+    def tell(epoch: int, values: dict[str, float] | None = None) -> None:
+        if progress is not None:
+            progress(Progress(done + (values is not None), total, params, epoch, epochs, values))
+
+    try:
+        found = dict(task.costs(params))
+        if set(TRAINED) & set(task.objectives):
+            known = _accuracy_of_twin(study, task, params)
+            found["accuracy"] = task.accuracy(params, lambda row: tell(int(row["epoch"]))) if known is None else known
+        values = {name: found[name] for name in task.objectives}
+    except BaseException:
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    study.tell(trial, list(values.values()))
+    tell(epochs, values)
+
+
+def _accuracy_of_twin(study: Study, task: _Task, params: Params) -> float | None:
+    """The accuracy of a finished trial that trained the same model, if there is one."""
+    key, column = task.trained_by(params), task.objectives.index("accuracy")
+    twins: list[FrozenTrial] = [t for t in finished(study) if task.trained_by(t.params) == key]
+    return twins[0].values[column] if twins else None
+
+
+def _open_study(task: _Task, storage: str | Path | None) -> Study:
+    opened, settings = open_storage(storage), task.settings()
+    directions = [StudyDirection.MAXIMIZE if name in TRAINED else StudyDirection.MINIMIZE for name in task.objectives]
+    with turn(storage), _quiet():
+        names = [summary.study_name for summary in optuna.get_all_study_summaries(opened, include_best_trial=False)]
+        if STUDY not in names:
+            study = optuna.create_study(storage=opened, study_name=STUDY, directions=directions)
+            study.set_metric_names(list(task.objectives))
+            study.set_user_attr(SETTINGS, settings)
+            return study
+        study = optuna.load_study(storage=opened, study_name=STUDY)
+        there = study.user_attrs.get(SETTINGS)
+        if there is None:  # killed between its first two lines
+            study.set_metric_names(list(task.objectives))
+            study.set_user_attr(SETTINGS, settings)
+            return study
+    differences = list(_differences(there, json.loads(json.dumps(settings))))
+    if differences:
+        raise InputError("storage", str(storage), "a study of the same settings, or a new file", "; ".join(differences))
+    return study
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    """'seed is 0 there and 1 here' for everything that differs."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in {**there, **here}:
+            yield from _differences(there.get(key), here.get(key), f"{name}.{key}" if name else str(key))
+    elif there != here:
+        yield f"{name} is {json.dumps(there)} there and {json.dumps(here)} here"
+
+
+def _objectives(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not names:
+        raise InputError("objectives", names, "a list of at least one of " + ", ".join(METRICS))
+    for name in names:
+        require_choice("objectives", name, METRICS)
+    if len(set(names)) < len(names):
+        raise InputError("objectives", list(names), "objectives that differ")
+    return tuple(names)
+
+
+def _default_recipe(data: str, seed: int) -> Recipe:
+    from vit.recipe import Recipe
+
+    return Recipe.for_data(data, epochs=EPOCHS, seed=seed)
+
+
+def _digest(data: DataSplits) -> str:
+    """SHA-256 of the training and validation images and labels."""
+    digest = hashlib.sha256()
+    for part in (data.train, data.val):
+        for tensor in (part.images, part.labels):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's notes on new studies, and its warning that metric names are experimental."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
