@@ -59,7 +59,7 @@ class EnergyTable:
         return _power_law(bits, (8, self.add_8b_pj), (32, self.add_32b_pj))
 
     def multiply(self, bits_a: float, bits_b: float) -> float:
-        """One integer multiplication, pJ. A multiplier's area is the product of its widths: a x b costs as sqrt(ab)²."""
+        """One integer multiplication, pJ. A multiplier's area is the product of its widths: a x b costs as sqrt(ab)."""
         return _power_law(sqrt(bits_a * bits_b), (8, self.multiply_8b_pj), (32, self.multiply_32b_pj))
 
     def shift(self, bits: float) -> float:

@@ -37,10 +37,14 @@ class ConvStem(nn.Module):
 
 
 class ScaledDotProduct(nn.Module):
-    """Full attention over all tokens; `streaming` and the quantiser put their own in its place."""
+    """The core of attention; the quantiser and `streaming` put their own in its place, called in the same way.
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v)  # each (B, heads, T, head_dim)
+    Each of q, k, v and the context is (B, heads, T, head_dim). A query attends where `mask` (bool, broadcastable to
+    (B, heads, T, T), one place a row at least) is True, without a mask to all tokens.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 class Attention(nn.Module):
