@@ -6,6 +6,7 @@ Keeps `import tilevit` light: torch, numba and matplotlib load when a name that 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,15 @@ from typing import Any
 def lazy_exports(
     package: str, exports: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package whose public names are `exports`: {submodule: names}."""
+    """`__getattr__`, `__dir__` and `__all__` of a package whose public names are `exports`: {submodule: names}.
+
+    Raises:
+        ValueError: a public name is also a submodule; importing that would put the module in the name's place.
+    """
     home = {name: module for module, names in exports.items() for name in names}
+    for name in home:
+        if importlib.util.find_spec(f"{package}.{name}") is not None:
+            raise ValueError(f"{package}.{name} is a public name and a submodule: rename the submodule")
 
     def __getattr__(name: str) -> Any:
         if name in home:
