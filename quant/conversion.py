@@ -89,7 +89,8 @@ def _embeddings(model: Any) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _half(name: str, values: Tensor) -> np.ndarray[Any, Any]:
-    half = _numpy(name, values).astype(np.float16)
+    with np.errstate(over="ignore"):  # told below
+        half = _numpy(name, values).astype(np.float16)
     if not np.isfinite(half).all():
         raise InputError(name, float(values.abs().max()), "values that float16 holds: below 65504")
     return half

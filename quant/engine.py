@@ -67,6 +67,7 @@ class Engine:
 
     def __init__(self, model: PackedModel) -> None:
         self.model, self.config = model, model.config
+        self.pixel_values = _pixel_values(model.mean, model.std)
         self.linear = {name: _Linear(layer, model.activations) for name, layer in model.layers.items()}
 
     def predict(self, images: Any, batch_size: int = 64) -> F32:
@@ -93,8 +94,7 @@ class Engine:
     def _normalised(self, pixels: NDArray[Any]) -> F32:
         if pixels.dtype != np.uint8:
             return np.ascontiguousarray(pixels, np.float32)
-        mean, std = (v[:, None, None] for v in (self.model.mean, self.model.std))
-        return np.ascontiguousarray((pixels.astype(np.float32) / np.float32(255) - mean) / std)
+        return np.stack([self.pixel_values[c][pixels[:, c]] for c in range(pixels.shape[1])], axis=1)
 
     def _forward(self, images: F32) -> F32:
         x = self._stem(images)
@@ -176,6 +176,13 @@ class Engine:
     def _rows(self, name: str, x: F32) -> F32:
         """A linear layer on the last axis."""
         return self.linear[name](np.ascontiguousarray(x).reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def _pixel_values(mean: NDArray[np.float64], std: NDArray[np.float64]) -> F32:
+    """The normalised value of each uint8 pixel, (channels, 256), as `vit.image_set.ImageSet.normalise` has it: factor
+    and shift in float32, their multiply-add rounded once."""
+    scale, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    return (np.arange(256.0) * scale[:, None].astype(np.float64) + shift[:, None]).astype(np.float32)
 
 
 def _max_pool(x: F32) -> F32:

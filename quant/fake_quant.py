@@ -130,6 +130,12 @@ def nearest_level(scaled: Tensor, scheme: str, unsigned: bool = False) -> Tensor
         return round_away(scaled).clamp_(low, high)
     if scaled.device.type == "cpu":
         return torch.from_numpy(nearest(scaled.detach().numpy(), scheme))
+    return nearest_level_by_torch(scaled, scheme)
+
+
+def nearest_level_by_torch(scaled: Tensor, scheme: str) -> Tensor:
+    """`nearest_level` of a sign-and-magnitude scheme by torch ops, for devices where there is no numba."""
+    tables = level_set(scheme)
     if scheme == "pot4":
         return _nearest_pot4(scaled)
     midpoints = torch.from_numpy(tables.midpoints).to(scaled.device)

@@ -56,10 +56,11 @@ class _QuantLayer(nn.Module):
         self.weight_quant = None if scheme == FLOAT else Quantizer(scheme, channels, power_of_two=pot)
         self.input_quant = None if activations == FLOAT else Quantizer(activations, None, unsigned, pot)
 
-    def _fake_quantised(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The rounded input and weight, differentiable."""
+    def _fake_quantised(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The rounded input, weight and bias, differentiable."""
         x = x if self.input_quant is None else self.input_quant(x)
-        return x, (self.weight if self.weight_quant is None else self.weight_quant(self.weight))
+        weight = self.weight if self.weight_quant is None else self.weight_quant(self.weight)
+        return x, weight, (None if self.bias is None else straight_through(self.bias, round_half(self.bias)))
 
     def _exact(self, rows: Tensor) -> Tensor:
         """rows (..., inner) times the weight (out, inner): whole numbers first, then one scale and one bias."""
@@ -84,8 +85,7 @@ class QuantLinear(_QuantLayer, nn.Linear):  # type: ignore[misc]  # Linear decla
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return self._exact(x)
-        x, weight = self._fake_quantised(x)
-        return F.linear(x, weight, self.bias)
+        return F.linear(*self._fake_quantised(x))
 
 
 class QuantConv2d(_QuantLayer, nn.Conv2d):
@@ -93,8 +93,7 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            x, weight = self._fake_quantised(x)
-            return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+            return F.conv2d(*self._fake_quantised(x), self.stride, self.padding)
         size, stride, padding = _pair(self.kernel_size), _pair(self.stride), _pair(self.padding)
         height = (x.shape[2] + 2 * padding[0] - size[0]) // stride[0] + 1
         patches = F.unfold(x.detach().float(), size, padding=padding, stride=stride).transpose(1, 2)
@@ -106,9 +105,11 @@ class QuantLayerNorm(nn.LayerNorm):
     """nn.LayerNorm over the last axis; evaluated by the one definition of kernels.nonlinear."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return exact.layer_norm(x, round_half(self.weight), round_half(self.bias), self.eps)
+        weight, bias = round_half(self.weight), round_half(self.bias)
+        if not self.training:
+            return exact.layer_norm(x, weight, bias, self.eps)
+        weight, bias = straight_through(self.weight, weight), straight_through(self.bias, bias)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
 class QuantGELU(nn.GELU):

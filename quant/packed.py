@@ -159,8 +159,8 @@ class PackedModel:
             channels = [meta["mean"], meta["std"]]
             if not all(isinstance(c, list) and len(c) == self.config.in_channels for c in channels):
                 raise InputError("mean, std", channels, f"{self.config.in_channels} numbers each")
-            self.mean = np.array([require_float("mean", v, -1e6, 1e6) for v in meta["mean"]], np.float32)
-            self.std = np.array([require_float("std", v, 1e-6, 1e6) for v in meta["std"]], np.float32)
+            self.mean = np.array([require_float("mean", v, -1e6, 1e6) for v in meta["mean"]], np.float64)
+            self.std = np.array([require_float("std", v, 1e-6, 1e6) for v in meta["std"]], np.float64)
             if not isinstance(meta["schemes"], Mapping):
                 raise InputError("schemes", meta["schemes"], "a table from layer to scheme")
             self.schemes: dict[str, str] = {

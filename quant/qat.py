@@ -50,6 +50,8 @@ def prepare_qat(model: nn.Module, config: QuantConfig | None = None, calibration
     training = model.training
     prepared: Any = copy.deepcopy(model)
     _replace_layers(prepared, config)
+    if all(getattr(module, "weight_quant", None) is None for module in prepared.modules()):
+        raise InputError("skip", list(config.skip), "patterns that leave at least one layer to quantise")
     _replace_root(prepared)
     prepared.quant_config = config
     _calibrate(prepared, calibration)
@@ -207,8 +209,6 @@ def _subclass(base: type, mixin: type) -> Any:
 @torch.no_grad()
 def _calibrate(model: nn.Module, images: Tensor | None) -> None:
     """Run images through the model once, so that every fresh scale is fitted to what it sees."""
-    if not any(isinstance(module, Quantizer) for module in model.modules()):
-        raise InputError("skip", "every layer", "at least one layer to quantise")
     parameter = next(model.parameters())
     if images is None:
         images = _colour_noise(_input_shape(model))
