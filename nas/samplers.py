@@ -31,7 +31,7 @@ def general_sampler(name: str, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # multivariate TPE
         if name == "tpe":
-            return TPESampler(multivariate=True, seed=seed, warn_independent_sampling=False)
+            return TPESampler(multivariate=True, seed=seed)
         return NSGAIISampler(population_size=20, seed=seed) if name == "nsga2" else RandomSampler(seed=seed)
 
 

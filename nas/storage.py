@@ -80,13 +80,17 @@ def working(storage: str | Path | None) -> Iterator[str]:
         yield name
         return
     path = _sign_of_life(Path(storage), name)
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "wb") as sign:
+    with turn(storage):
+        path.parent.mkdir(exist_ok=True)
+        for other in path.parent.iterdir():
+            _is_alive(storage, other.name)  # sweeps away what the dead left
+        sign = open(path, "wb")  # noqa: SIM115 - open as long as this worker lives
         fcntl.flock(sign, fcntl.LOCK_EX)
-        try:
-            yield name
-        finally:
-            path.unlink(missing_ok=True)
+    try:
+        yield name
+    finally:
+        path.unlink(missing_ok=True)
+        sign.close()
 
 
 def retry_abandoned(study: optuna.Study, storage: str | Path | None) -> int:
