@@ -5,7 +5,16 @@ from kernels.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "energy": ["EnergyReport"],
+        "energy_table": ["EnergyTable"],
+        "hardware": ["Hardware"],
+        "lowering": ["Lowered", "lower"],
+        "memory": ["DoesNotFit", "MemoryLedger"],
         "parts": ["Edge", "Resource", "Stage"],
         "pipeline": ["Pipeline"],
+        "result": ["SimResult"],
+        "simulator": ["simulate"],
+        "streamed": ["streaming"],
+        "sweeping": ["Table", "sweep"],
     },
 )

@@ -1,6 +1,6 @@
 """A streaming pipeline: stages joined by FIFOs, as a validated value. Needs no numba.
 
-What one clock does with it is written in `fifo_sim.simulate`; here stands what may be asked for.
+What one clock does with it is written in `fifo_sim.simulator`; here stands what may be asked for.
 """
 
 from __future__ import annotations

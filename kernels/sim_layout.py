@@ -1,0 +1,76 @@
+"""Where the simulator's kernels keep what: rows of words for stages, edges and ports. Everything is uint64.
+
+One integer type throughout keeps numba from turning mixed signs into floats and from checking for negative indices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+U = np.uint64
+
+# a stage
+STAGE_WORDS = U(24)
+FIRED = U(0)  # firings that have ended
+FIRINGS = U(1)  # firings in all
+KIND = U(2)  # the bits below
+FREE = U(3)  # end of the last firing: the stage is free from then on
+START = U(4)  # start of the firing at work
+AT_WORK = U(5)  # 1 between a start and its end
+SERVICE = U(6)  # offset of its service times in the table, their period, and the place in it
+SERVICE_PERIOD = U(7)
+SERVICE_PHASE = U(8)
+BLOCKED = U(9)  # cycles so far
+WAITED = U(10)  # cycles so far waiting for a port
+HISTORY = U(11)  # offset of its firings in starts and ends
+PUSHED_LAST = U(12)  # latest push of the firing at work, where outputs are written one by one
+PRIORITY_PORT = U(13)  # 1 + row of the port with priority that it uses; 0: none
+ASKED = U(14)  # 1 + the cycle in which it was ready for that port; 0: it has not asked
+GRANTED = U(15)  # 1 + the cycle in which it may start there; 0: not granted
+INPUTS = U(16)  # offset in the links of its input edges (rows), their number
+INPUT_COUNT = U(17)
+OUTPUTS = U(18)  # the same for its output edges
+OUTPUT_COUNT = U(19)
+PORTS = U(20)  # the same for its rotating ports
+PORT_COUNT = U(21)
+
+# bits of KIND
+BBS = U(1)
+EAGER = U(2)
+PORT = U(4)  # uses a port, of either kind
+
+# an edge
+EDGE_WORDS = U(24)
+PUSHED = U(0)  # tokens written
+RELEASED = U(1)  # tokens given back
+SLOTS = U(2)  # offset of its slots, and their number - 1 (a power of two, less one)
+MASK = U(3)
+DEPTH = U(4)
+LATENCY = U(5)
+PEAK = U(6)  # largest occupancy so far
+SRC = U(7)  # stages, not rows
+DST = U(8)
+AT_END = U(9)  # 1: slots come back when a firing ends
+NEEDED = U(10)  # need of the consumer's firing before
+NEED = U(11)  # need of its next firing
+NEED_AT = U(12)  # pattern: offset in the table, period, place, sum of the steps so far, step
+NEED_PERIOD = U(13)
+NEED_PHASE = U(14)
+NEED_BASE = U(15)
+NEED_STEP = U(16)
+REL_AT = U(17)
+REL_PERIOD = U(18)
+REL_PHASE = U(19)
+REL_BASE = U(20)
+REL_STEP = U(21)
+
+# a port
+PORT_WORDS = U(5)
+MEMBERS = U(0)  # offset of its members (stages, not rows) in the links, their number
+MEMBER_COUNT = U(1)
+TURN = U(2)  # member whose turn it is
+FREE_AT = U(3)  # the port is free from then on
+PRIORITY = U(4)  # 1: priority, 0: rotate
+
+# how a walk stops
+STILL, MOVED, OVERFLOW = 0, 1, 2
