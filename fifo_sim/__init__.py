@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "hardware": ["Hardware"],
         "lowering": ["Lowered", "lower"],
         "memory": ["DoesNotFit", "MemoryLedger"],
+        "many": ["simulate_many"],
         "parts": ["Edge", "Resource", "Stage"],
         "pipeline": ["Pipeline"],
         "result": ["SimResult"],
