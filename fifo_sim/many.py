@@ -49,7 +49,7 @@ def _checked(depths: Depths, edges: int) -> npt.NDArray[np.int64]:
         array = np.asarray(depths)
     except ValueError:
         array = np.empty(0)
-    if array.ndim != 2 or array.shape[1] != edges or array.dtype.kind not in "iu":
+    if array.ndim != 2 or array.shape[1] != edges or (array.size and array.dtype.kind not in "iu"):
         shown = f"array of {array.dtype} with shape {array.shape}"
         raise InputError("depths", shown, f"whole numbers of shape (configs, {edges}), one column an edge")
     if array.size and (array.min() < 1 or array.max() > LARGEST):
