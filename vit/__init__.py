@@ -10,9 +10,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "data": ["load_data"],
         "device": ["resolve_device"],
         "errors": ["InputError"],
+        "evaluation": ["Evaluation", "evaluate"],
         "image_set": ["DataSplits", "ImageSet"],
         "layers": ["LayerInfo", "describe"],
         "model": ["VisionTransformer"],
+        "recipe": ["Recipe"],
+        "training": ["FitResult", "fit"],
         "zoo": ["create_model", "timm_config"],
     },
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,6 +66,19 @@ def read_json(path: str | Path, field: str = "file") -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(field, str(path), "a JSON file", f"it does not parse: {error}") from error
+
+
+def read_toml(path: str | Path, field: str = "file") -> dict[str, Any]:
+    """The table in a TOML file.
+
+    Raises:
+        InputError: absent, unreadable, or not TOML (with line and column).
+    """
+    text = read_text(path, field)
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(field, str(path), "a TOML file", f"it does not parse: {error}") from error
 
 
 def read_text(path: str | Path, field: str = "file") -> str:

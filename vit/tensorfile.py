@@ -65,6 +65,24 @@ def read_tensors(path: str | Path, kind: str, field: str) -> tuple[dict[str, np.
         raise _damaged(field, path, kind, str(error)) from error
 
 
+def kind_of(path: str | Path, field: str) -> str:
+    """What `write_tensors` was told that the file in `path` is.
+
+    Raises:
+        InputError: absent, unreadable, or no file of tilevit.
+    """
+    if not Path(path).is_file():
+        raise InputError(field, str(path), "an existing file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found = (file.metadata() or {}).get("format", "")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(field, path, "model", str(error)) from error
+    if not found.startswith("tilevit "):
+        raise InputError(field, str(path), "a file written by tilevit", f"this is: {found or 'a foreign file'}")
+    return found.removeprefix("tilevit ")
+
+
 def _damaged(field: str, path: str | Path, kind: str, reason: str) -> InputError:
     return InputError(field, str(path), f"a whole {kind} file", f"this one is damaged or foreign: {reason}")
 

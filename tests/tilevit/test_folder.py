@@ -1,0 +1,69 @@
+"""The folder of a run: finished stages stay finished, and nobody else's files are touched."""
+
+from dataclasses import replace
+
+import pytest
+
+from tilevit.folder import RunFolder
+from tilevit.settings import RunConfig
+from vit.errors import InputError
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path):
+    calls = []
+    for _ in range(2):
+        folder = RunFolder(tmp_path / "run", RunConfig())
+        result = folder.stage("train", lambda: {"value": calls.append(1) or 3})
+        folder.close()
+        assert result["value"] == 3
+    assert len(calls) == 1
+
+
+def test_a_stage_that_fails_is_not_finished(tmp_path):
+    folder = RunFolder(tmp_path / "run", RunConfig())
+    with pytest.raises(ZeroDivisionError):
+        folder.stage("train", lambda: {"value": 1 // 0})
+    assert folder.stage("train", lambda: {"value": 1})["value"] == 1
+    folder.close()
+
+
+def test_another_config_is_refused_and_changes_nothing(tmp_path):
+    RunFolder(tmp_path / "run", RunConfig()).close()
+    before = (tmp_path / "run" / "config.toml").read_text()
+    with pytest.raises(InputError, match=r"epochs = 99: .*--fresh"):
+        RunFolder(tmp_path / "run", replace(RunConfig(), epochs=99))
+    assert (tmp_path / "run" / "config.toml").read_text() == before
+
+
+def test_fresh_forgets_the_stages_and_keeps_what_is_not_ours(tmp_path):
+    folder = RunFolder(tmp_path / "run", RunConfig())
+    folder.stage("train", lambda: {"value": 1})
+    folder.close()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    folder = RunFolder(tmp_path / "run", replace(RunConfig(), epochs=99), fresh=True)
+    assert folder.stage("train", lambda: {"value": 2})["value"] == 2
+    folder.close()
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_fresh_refuses_a_folder_that_no_run_made(tmp_path):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="it holds other files"):
+        RunFolder(tmp_path, RunConfig(), fresh=True)
+    assert (tmp_path / "stages" / "thesis.txt").read_text() == "years of work"
+
+
+def test_two_processes_cannot_have_the_folder(tmp_path):
+    folder = RunFolder(tmp_path / "run", RunConfig())
+    with pytest.raises(InputError, match="no other process"):
+        RunFolder(tmp_path / "run", RunConfig())
+    folder.close()
+    RunFolder(tmp_path / "run", RunConfig()).close()
+
+
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(InputError, match="folder that can be written"):
+        RunFolder(tmp_path / "run", RunConfig())
+    assert (tmp_path / "run").read_text() == "a file"

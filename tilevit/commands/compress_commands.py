@@ -1,0 +1,156 @@
+"""`tilevit prune`, `qat`, `ptq` and `export`: the same network, smaller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tilevit.commands.options import Data, Device, Fresh, Json, Model, Seed
+from tilevit.console import tell
+from vit.errors import InputError, require_choice
+
+FORMATS = ("packed", "onnx")
+CALIBRATION_IMAGES = 256
+
+Epochs = Annotated[int, typer.Option(help="Epochs of training afterwards, with what was removed held at zero.", min=0)]
+Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate of that training.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    for command in (prune, qat, ptq, export):
+        app.command(command.__name__, rich_help_panel="Step by step")(command)
+
+
+def prune(
+    model: Model,
+    data: Data = "digits",
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of the weights to mask by magnitude, in [0, 1).")
+    ] = None,
+    scope: Annotated[str, typer.Option(help="Where magnitudes are compared: global, layer or erk.")] = "global",
+    nm: Annotated[str | None, typer.Option(help="N:M pattern, such as 2:4: N weights stay of every M.")] = None,
+    heads: Annotated[float, typer.Option(help="Share of the attention heads to cut out for good.")] = 0.0,
+    mlp: Annotated[float, typer.Option(help="Share of the MLP units to cut out for good.")] = 0.0,
+    channels: Annotated[float, typer.Option(help="Share of the token channels to cut out for good.")] = 0.0,
+    round_to: Annotated[int, typer.Option(help="Widths that are cut stay multiples of this.", min=1)] = 8,
+    epochs: Epochs = 0,
+    lr: Rate = 1e-3,
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")] = Path("outputs/prune"),
+    fresh: Fresh = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Remove weights: by magnitude (--sparsity), by pattern (--nm), or whole heads, MLP units and channels."""
+    from prune import magnitude_prune, nm_prune, structured_prune
+    from tilevit.models import load_model
+    from tilevit.training import trained
+    from vit import Recipe, load_data
+
+    ways = [sparsity is not None, nm is not None, bool(heads or mlp or channels)]
+    if sum(ways) != 1:
+        raise InputError("prune", f"{sum(ways)} ways given", "one of --sparsity, --nm, or --heads/--mlp/--channels")
+    splits = load_data(data, seed=seed)
+    network = load_model(model, splits, seed).network()
+    if sparsity is not None:
+        network = magnitude_prune(network, sparsity, scope)
+    elif nm is not None:
+        network = nm_prune(network, *_pattern(nm))
+    else:
+        network = structured_prune(network, heads=heads, mlp=mlp, channels=channels, round_to=round_to)
+    recipe = Recipe.for_data(splits.name, epochs=epochs, lr=lr, seed=seed) if epochs else None
+    tell("Pruned", trained(network, splits, recipe, out, device=device, fresh=fresh, name="finetune"), json)
+
+
+def qat(
+    model: Model,
+    data: Data = "digits",
+    weights: Annotated[str, typer.Option(help="pot4, pot6, apot4, apot6, int4, int6 or int8.")] = "pot4",
+    activations: Annotated[str, typer.Option(help="int8, int6 or int4.")] = "int8",
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Layer to leave in float, such as head; may be repeated.")
+    ] = None,
+    epochs: Epochs = 10,
+    lr: Rate = 5e-4,
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and packed.safetensors.")] = Path("outputs/qat"),
+    fresh: Fresh = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Quantisation-aware training, then the packed model of the integer engine. Pruned weights stay exactly zero."""
+    import torch
+
+    from quant import QuantConfig, convert, prepare_qat, save_qat
+    from tilevit.models import load_model
+    from tilevit.run import packed_accuracy
+    from tilevit.training import trained
+    from vit import Recipe, load_data
+
+    config = QuantConfig(weights=weights, activations=activations, skip=tuple(skip or ()))
+    splits = load_data(data, seed=seed)
+    network = load_model(model, splits, seed).network()
+    images = splits.train.take(torch.arange(min(CALIBRATION_IMAGES, len(splits.train)))).floats()
+    prepared = prepare_qat(network, config, calibration=images)
+    recipe = Recipe.for_data(splits.name, epochs=epochs, lr=lr, seed=seed) if epochs else None
+    result = trained(prepared, splits, recipe, out, device=device, fresh=fresh, name="qat", save=save_qat)
+    packed = convert(prepared, mean=splits.mean, std=splits.std)
+    packed.save(out / "packed.safetensors")
+    result |= {"packed": str(out / "packed.safetensors"), "packed_bytes": (out / "packed.safetensors").stat().st_size}
+    result["packed_val_accuracy"], _ = packed_accuracy(packed, splits.val)
+    tell("Quantised", result, json)
+
+
+def ptq(
+    model: Model,
+    data: Data = "digits",
+    method: Annotated[str, typer.Option(help="fp16, int8-dynamic, int8-static or int4-weight.")] = "int8-dynamic",
+    out: Annotated[Path, typer.Option(help="Folder for the ONNX file.")] = Path("outputs/ptq"),
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Quantise after training, through onnxruntime: accuracy, change, size and latency beside the float model."""
+    from quant import ptq as quantised
+    from tilevit.models import load_model
+    from vit import load_data
+
+    splits = load_data(data, seed=seed)
+    result = quantised(load_model(model, splits, seed).network(), method, splits, out=out)
+    tell("Quantised after training", result.to_dict(), json)
+
+
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    format: Annotated[str, typer.Option(help="packed (from a QAT checkpoint) or onnx.")] = "onnx",
+    data: Annotated[
+        str | None, typer.Option(help="Data whose mean and deviation a packed model normalises by.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a model for another tool to run."""
+    from tilevit.models import load_model
+
+    require_choice("format", format, FORMATS)
+    loaded = load_model(model)
+    if format == "onnx":
+        from quant import export_onnx
+
+        export_onnx(loaded.network(), out)
+    else:
+        from quant import convert
+        from vit import load_data
+
+        splits = load_data(data) if data else None
+        convert(loaded.network(), splits and splits.mean, splits and splits.std).save(out)
+    tell("Exported", {"file": str(out), "format": format, "size_bytes": out.stat().st_size}, json)
+
+
+def _pattern(text: str) -> tuple[int, int]:
+    n, _, m = text.partition(":")
+    if not (n.isdecimal() and m.isdecimal()):
+        raise InputError("nm", text, "N:M, such as 2:4")
+    return int(n), int(m)

@@ -1,0 +1,211 @@
+"""`tilevit simulate`, `sweep`, `size-fifos` and `profile`: what streaming costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tilevit.commands.options import HardwareName, Json, Model, listed
+from tilevit.console import emit_json, progress, say, table, tell
+from vit.errors import InputError
+
+if TYPE_CHECKING:
+    from fifo_sim import Lowered, Pipeline
+
+Target = Annotated[
+    str,
+    typer.Argument(help="A pipeline as JSON, or a model: a checkpoint, a TOML file with a [model] table, a timm name."),
+]
+Tile = Annotated[int, typer.Option(help="Tokens a tile.", min=1)]
+Fifo = Annotated[int, typer.Option(help="Depth of the FIFOs between stages, tiles.", min=1)]
+Attention = Annotated[str, typer.Option(help="What a tile attends to: full, window or tile.")]
+Images = Annotated[int, typer.Option(help="Images that follow one another without a gap.", min=1)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    for name, command in (("simulate", simulate), ("sweep", sweep), ("size-fifos", size_fifos), ("profile", profile)):
+        app.command(name, rich_help_panel="Hardware")(command)
+
+
+def simulate(
+    target: Target,
+    hardware: HardwareName = "zcu104",
+    tile: Tile = 8,
+    fifo: Fifo = 4,
+    attention: Attention = "full",
+    images: Images = 1,
+    history: Annotated[bool, typer.Option(help="Tell the start and end of every firing (with --json).")] = True,
+    json: Json = False,
+) -> None:
+    """Simulate a pipeline, or a model on a machine, cycle for cycle: cycles, stalls by cause, FIFO occupancy.
+
+    A pipeline file says everything itself; --hardware, --tile, --fifo, --attention and --images are for models.
+    A deadlock is a result, not an error: "cycles" is then null and "deadlock" true.
+    """
+    from fifo_sim import simulate as simulated
+
+    pipeline, lowered = _pipeline(target, hardware, tile, fifo, attention, images)
+    result = simulated(pipeline, history=history and json)
+    told: dict[str, Any] = {
+        "cycles": result.cycles,
+        "deadlock": result.deadlock,
+        "max_occupancy": [int(peak) for peak in result.max_occupancy],
+        "stalls": result.stalls,
+    }
+    if history:
+        told |= {"starts": result.starts, "ends": result.ends}
+    if lowered is not None:
+        told |= {"memory": lowered.memory.to_dict(), "energy_pj": lowered.energy().to_dict()}
+        told["latency_ms"] = lowered.latency_ms(result.cycles) if result.cycles is not None else None
+    if json:
+        emit_json(told)
+        return
+    if result.deadlock:
+        say("deadlock: nothing can ever happen again; the ledger counts up to the last cycle in which something did")
+    causes = ("busy", "starved", "blocked", "resource", "drained")
+    rows = [[name, *(ledger[cause] for cause in causes)] for name, ledger in result.stalls.items()]
+    table(f"{target}: {'deadlock' if result.deadlock else f'{result.cycles:,} cycles'}", ["stage", *causes], rows)
+    peaks = zip(pipeline.edges, result.max_occupancy, strict=True)
+    table("FIFOs", ["FIFO", "depth", "fullest"], [[edge.name, edge.depth, int(peak)] for edge, peak in peaks])
+    if lowered is not None:
+        totals = {"latency_ms": told["latency_ms"], "sram_kib": lowered.memory.sram_kib}
+        totals |= {"dram_bytes": lowered.memory.total_dram_bytes, "energy_pj": lowered.energy().total_pj}
+        tell(f"On {lowered.hardware.name}", totals, False)
+
+
+def sweep(
+    model: Model,
+    tiles: Annotated[str, typer.Option(help="Comma-separated tile sizes, tokens.")] = "1,2,4,8,16",
+    fifos: Annotated[str, typer.Option(help="Comma-separated FIFO depths, tiles.")] = "1,2,4,8",
+    attention: Annotated[str, typer.Option(help="Comma-separated: full, window, tile.")] = "full,window,tile",
+    hardware: HardwareName = "zcu104",
+    data: Annotated[
+        str | None, typer.Option(help="Data for the accuracy (validation images); without: costs only.")
+    ] = None,
+    images: Images = 1,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the validation split.", min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Tile × FIFO × attention: cycles, stalls, SRAM, energy and, with --data, accuracy of each combination."""
+    from fifo_sim import sweep as swept
+    from tilevit.models import load_model
+
+    splits = None
+    if data is not None:
+        from vit import load_data
+
+        splits = load_data(data, seed=seed)
+    loaded = load_model(model, splits)
+    if splits is not None and loaded.kind == "new":
+        raise InputError("data", data, "absent for a model that is not trained", "see tilevit train")
+    sizes, depths, modes = listed("tiles", tiles, "int"), listed("fifos", fifos, "int"), listed("attention", attention)
+    with progress("sweep", len(sizes) * len(depths) * len(modes)) as tick:
+        rows = swept(
+            loaded.network(),
+            hardware,
+            sizes,
+            depths,
+            attention=modes,
+            data=None if splits is None else splits.val,
+            images=images,
+            progress=lambda row: tick(),
+        )
+    if out is not None:
+        rows.to_csv(out)
+        say(f"table: {out}")
+    if json:
+        emit_json(list(rows))
+        return
+    columns = (
+        "attention",
+        "tile",
+        "fifo",
+        "cycles",
+        "starved_cycles",
+        "blocked_cycles",
+        "sram_kib",
+        "energy_pj",
+        "accuracy",
+    )
+    table(f"{model} on {hardware}", columns, [[row[column] for column in columns] for row in rows])
+
+
+def size_fifos(
+    target: Target,
+    goal: Annotated[
+        str, typer.Option("--target", help='"deadlock-free", "full-speed", or a number of cycles.')
+    ] = "full-speed",
+    hardware: HardwareName = "zcu104",
+    tile: Tile = 8,
+    fifo: Fifo = 4,
+    attention: Attention = "full",
+    images: Images = 1,
+    json: Json = False,
+) -> None:
+    """The FIFO depths of smallest total bytes that reach a target, proven smallest or with the gap still open."""
+    from fifo_sim import min_depths
+
+    pipeline, lowered = _pipeline(target, hardware, tile, fifo, attention, images)
+    found = min_depths(
+        pipeline, int(goal) if goal.isdecimal() else goal, token_bytes=lowered.token_bytes if lowered else None
+    )
+    told = {
+        "target": goal,
+        "depths": list(found),
+        "cycles": found.cycles,
+        "total_bytes": found.total_bytes,
+        "proven": found.proven,
+        "gap_bytes": found.gap,
+    }
+    if json:
+        emit_json(told)
+        return
+    table("FIFO depths", ["FIFO", "depth"], [[e.name, d] for e, d in zip(pipeline.edges, found, strict=True)])
+    tell("Sizing", {key: value for key, value in told.items() if key != "depths"}, False)
+
+
+def profile(
+    model: Model,
+    hardware: Annotated[
+        str | None, typer.Option(help="Machine for the modelled energy and cycles; a preset or a TOML file.")
+    ] = "zcu104",
+    batch: Annotated[int, typer.Option(help="Images at a time in the timings.", min=1)] = 1,
+    json: Json = False,
+) -> None:
+    """Parameters, exact MACs, size, sparsity, latency and throughput here; modelled cycles and energy on a machine."""
+    from tilevit.models import load_model
+    from vit import profile_model
+
+    network = load_model(model).network()
+    told: dict[str, Any] = profile_model(network, batch=batch).to_dict()
+    if hardware is not None:
+        from fifo_sim import lower
+        from fifo_sim import simulate as simulated
+
+        lowered = lower(network, hardware)
+        cycles = simulated(lowered.pipeline, history=False).cycles
+        told |= {"modelled_hardware": lowered.hardware.name, "modelled_cycles": cycles}
+        told |= {"modelled_energy_pj": lowered.energy().total_pj, "modelled_sram_kib": lowered.memory.sram_kib}
+    tell(model, told, json)
+
+
+def _pipeline(
+    target: str, hardware: str, tile: int, fifo: int, attention: str, images: int
+) -> tuple[Pipeline, Lowered | None]:
+    from fifo_sim import Pipeline, lower
+
+    if Path(target).suffix == ".json":
+        return Pipeline.from_json(target), None
+    if Path(target).suffix == ".toml":
+        from tilevit.models import model_table
+
+        lowered = lower(model_table(target), hardware, tile, fifo, attention, images)
+    else:
+        from tilevit.models import load_model
+
+        lowered = lower(load_model(target).network(), hardware, tile, fifo, attention, images)
+    return lowered.pipeline, lowered

@@ -1,0 +1,93 @@
+"""Options that several commands share, each written once, and the flags that come from `RunConfig`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tilevit.settings import RunConfig
+from vit.errors import InputError
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result alone on stdout, as JSON.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+Device = Annotated[str, typer.Option(help='"cpu", "cuda" or "auto".')]
+Data = Annotated[
+    str, typer.Option(help='"digits" (bundled), "cifar10", or a folder with train/<class>/* and test/<class>/*.')
+]
+Model = Annotated[
+    str, typer.Argument(help="A checkpoint, a packed model, a TOML file with a ViTConfig, or a timm name.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget earlier work in the folder and start over.")]
+HardwareName = Annotated[str, typer.Option("--hardware", help="A preset or a TOML file of one's own.")]
+
+_PARSERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+
+
+def settings_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give `command(..., flags)` one option for each RunConfig field; `flags` receives those that were given."""
+
+    def with_flags(**values: Any) -> Any:
+        flags = {spec.name: _parsed(spec.name, str(spec.type), values.pop(spec.name)) for spec in fields(RunConfig)}
+        return command(**values, flags={name: value for name, value in flags.items() if value is not None})
+
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
+    generated = [
+        inspect.Parameter(
+            spec.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                _flag_type(str(spec.type)) | None,
+                typer.Option(
+                    help=f"{spec.metadata['help']}{_default_text(spec.default)}",
+                    rich_help_panel=spec.metadata["group"],
+                    metavar=_metavar(str(spec.type)),
+                ),
+            ],
+        )
+        for spec in fields(RunConfig)
+    ]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + generated
+    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {p.name: p.annotation for p in parameters}
+    with_flags.__name__, with_flags.__doc__ = command.__name__, command.__doc__
+    return with_flags
+
+
+def _flag_type(kind: str) -> type:
+    return {"int": int, "float": float}.get(kind, str)
+
+
+def _metavar(kind: str) -> str:
+    if kind.startswith("tuple["):
+        return "A,B,..."
+    return {"int": "N", "float": "X"}.get(kind, "TEXT")
+
+
+def _default_text(default: Any) -> str:
+    shown = ",".join(str(item) for item in default) if isinstance(default, tuple) else str(default)
+    return f" Digits: {shown}."
+
+
+def _parsed(name: str, kind: str, value: Any) -> Any:
+    if value is None or not kind.startswith("tuple["):
+        return value
+    return listed(name, value, kind[len("tuple[") : -len(", ...]")])
+
+
+def listed(name: str, text: str, kind: str = "str") -> list[Any]:
+    """The values in a comma-separated option; kind is "int", "float" or "str".
+
+    Raises:
+        InputError: a part is not of that kind.
+    """
+    try:
+        return [_PARSERS[kind](part.strip()) for part in text.split(",")]
+    except ValueError:
+        raise InputError(name, text, f"{kind} values separated by commas") from None

@@ -1,0 +1,68 @@
+"""`tilevit run` and `tilevit report`: the whole pipeline, and its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tilevit.commands.options import Fresh, Json, Out, settings_flags
+from tilevit.console import emit_json, percent, table
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command("run", rich_help_panel="The whole pipeline")(settings_flags(run))
+    app.command("report", rich_help_panel="The whole pipeline")(report)
+
+
+def run(
+    flags: dict[str, Any],
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags override it.")] = None,
+    out: Out = None,
+    fresh: Fresh = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings as a TOML file to start from, and leave.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """From images to a streaming report: search, train, prune, quantise, pack, simulate, sweep, test.
+
+    Settings come from the defaults for the data, then --config, then the flags. Stopped anywhere, the same command goes
+    on where it was. The folder (default: outputs/NAME-OF-DATA) then holds report.html, results.json, stats.csv,
+    plots/, checkpoints/, packed.safetensors and config.toml.
+    """
+    from tilevit.settings import resolve
+
+    settings = resolve(config, flags)
+    if print_config:
+        print(settings.to_toml(), end="")
+        return
+    from tilevit.run import run_pipeline
+
+    folder = out or Path("outputs") / Path(settings.data).name
+    results = run_pipeline(settings, folder, fresh=fresh)
+    if json:
+        emit_json(results)
+        return
+    rows = [(r["name"], percent(r["val_accuracy"]), r["sparsity"], r["size_bytes"]) for r in results["stages"]]
+    table("After each stage", ["stage", "validation accuracy", "sparsity", "size, bytes"], rows)
+    accuracy = results["test"]["accuracy"]
+    table("Test split, read once", ["model", "accuracy"], [(name, percent(value)) for name, value in accuracy.items()])
+    where = ("report.html", "results.json", "stats.csv", "plots", "checkpoints", "packed.safetensors", "config.toml")
+    table("Where everything is", ["what", "path"], [(Path(name).stem, str(folder / name)) for name in where])
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    json: Json = False,
+) -> None:
+    """Write report.html and plots/ of a finished run again from its results.json and stats.csv."""
+    from tilevit.report import write_report
+
+    page = write_report(folder)
+    if json:
+        emit_json({"report": str(page)})
+    else:
+        print(page)

@@ -1,0 +1,120 @@
+"""`tilevit search`: architectures against accuracy, parameters and simulated cycles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tilevit.commands.options import Data, Device, Fresh, HardwareName, Json, Seed, listed
+from tilevit.console import emit_json, progress, say, table
+from vit.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    app.command("search", rich_help_panel="Step by step")(search)
+
+
+def search(
+    data: Data = "digits",
+    space: Annotated[
+        Path | None, typer.Option(help="TOML file of a SearchSpace; default: one that suits the images.")
+    ] = None,
+    objectives: Annotated[
+        str, typer.Option(help="Comma-separated: accuracy, params, macs, cycles, sram_kib, energy_pj, bytes.")
+    ] = "accuracy,params,cycles",
+    constraint: Annotated[
+        list[str] | None, typer.Option(help='A bound such as "cycles <= 20000"; may be repeated.')
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Finished trials the study shall have.", min=1)] = 32,
+    epochs: Annotated[int, typer.Option(help="Epochs a candidate is trained.", min=1)] = 8,
+    sampler: Annotated[str, typer.Option(help="cost-aware, tpe, nsga2 or random.")] = "cost-aware",
+    hardware: HardwareName = "zcu104",
+    out: Annotated[Path, typer.Option(help="Folder for the study, the front and its pictures.")] = Path(
+        "outputs/search"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on with a study in the folder, or refuse if there is one.")
+    ] = True,
+    fresh: Fresh = False,
+    export: Annotated[
+        Path | None, typer.Option(help="TOML file for the winner; `tilevit train FILE` trains it.")
+    ] = None,
+    slack: Annotated[float, typer.Option(help="Accuracy the winner may give up for lower costs.", min=0, max=1)] = 0.0,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Search architectures; the study persists and goes on with the same command. Shows the Pareto front."""
+    import nas
+    from vit import Recipe, load_data
+
+    splits = load_data(data, seed=seed)
+    journal = out / "study" / "journal.log"
+    if fresh:
+        _forget(journal)
+    elif not resume and journal.exists():
+        raise InputError("out", str(out), "a folder without a study, with --no-resume", "--fresh starts over")
+    places = (
+        nas.SearchSpace.load(space)
+        if space
+        else nas.SearchSpace.for_image(splits.image_size, splits.in_channels, splits.num_classes)
+    )
+    names = listed("objectives", objectives)
+    with progress("search", trials * epochs) as tick:
+
+        def show(state: Any) -> None:
+            if state.values is None:
+                tick(f"trial {state.done + 1}/{state.total}")
+
+        study = nas.search(
+            places,
+            splits,
+            hardware,
+            objectives=names,
+            constraints=constraint or (),
+            trials=trials,
+            storage=journal,
+            seed=seed,
+            recipe=Recipe.for_data(splits.name, epochs=epochs, seed=seed),
+            sampler=sampler,
+            device=device,
+            progress=show,
+        )
+    best = nas.front(study)
+    result = {
+        "trials": len(nas.finished(study)),
+        "front": [{"params": dict(trial.params), **dict(zip(names, trial.values, strict=True))} for trial in best],
+    }
+    if "accuracy" in names:
+        winner = nas.pick(study, slack=slack).params
+        result["winner"] = places.config(winner).to_dict()
+        if export:
+            _export(export, result["winner"], places.streaming(winner))
+            say(f"winner: {export}")
+    elif export:
+        raise InputError("export", str(export), "given only where accuracy is an objective")
+    if json:
+        emit_json(result)
+        return
+    rows = [[*trial.values, " ".join(f"{k}={v}" for k, v in trial.params.items())] for trial in best]
+    table(f"Pareto front of {result['trials']} trials", [*names, "candidate"], rows)
+
+
+def _export(path: Path, model: dict[str, Any], streaming: dict[str, Any]) -> None:
+    import json
+
+    from vit.files import write_text
+
+    tables = {"model": model, "streaming": streaming}
+    lines = [f"[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in t.items()) for name, t in tables.items()]
+    write_text(path, "\n".join(lines))
+
+
+def _forget(journal: Path) -> None:
+    import shutil
+
+    if journal.exists():
+        shutil.rmtree(journal.parent)

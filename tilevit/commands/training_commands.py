@@ -1,0 +1,117 @@
+"""`tilevit train`, `distill` and `evaluate`: weights, and how good they are."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tilevit.commands.options import Data, Device, Fresh, Json, Model, Seed
+from tilevit.console import tell
+from vit.errors import InputError, require_choice
+
+Epochs = Annotated[
+    int | None, typer.Option(help="Passes over the training images; default: what suits the data.", min=1)
+]
+BatchSize = Annotated[int | None, typer.Option(help="Images a step.", min=1)]
+Rate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate of AdamW.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="TOML file with a [recipe] table of Recipe fields.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    for command in (train, distill, evaluate):
+        app.command(command.__name__, rich_help_panel="Step by step")(command)
+
+
+def train(
+    model: Model,
+    data: Data = "digits",
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    recipe: RecipeFile = None,
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and stats.csv.")] = Path("outputs/train"),
+    fresh: Fresh = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Train a model: a TOML file from `tilevit search --export`, a timm name, or a checkpoint to go on from.
+
+    Stopped anywhere, the same command goes on where it was. Writes model.safetensors and stats.csv.
+    """
+    from tilevit.models import load_model
+    from tilevit.training import trained, training_recipe
+    from vit import load_data
+
+    splits = load_data(data, seed=seed)
+    network = load_model(model, splits, seed).network()
+    settings = training_recipe(splits.name, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    result = trained(network, splits, settings, out, device=device, fresh=fresh)
+    tell("Trained", result, json)
+
+
+def distill(
+    teacher: Annotated[
+        str, typer.Option(help="Checkpoint of the teacher, or a timm name (then with pretrained weights).")
+    ],
+    model: Model,
+    data: Data = "digits",
+    temp: Annotated[float, typer.Option(help="Temperature of the softened probabilities.")] = 4.0,
+    lam_kd: Annotated[float, typer.Option(help="Weight of temp² × KL(teacher, student).")] = 0.7,
+    lam_f: Annotated[float, typer.Option(help="Weight of the mean squared difference of the features.")] = 0.2,
+    lam_ce: Annotated[float, typer.Option(help="Weight of the cross-entropy with the labels.")] = 0.1,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    recipe: RecipeFile = None,
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and stats.csv.")] = Path("outputs/distill"),
+    fresh: Fresh = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Train a small student to answer like a teacher: lam_kd·T²·KL + lam_f·feature MSE + lam_ce·cross-entropy."""
+    from tilevit.models import load_model
+    from tilevit.training import trained, training_recipe
+    from vit import load_data
+    from vit.distill import distill as distilled
+
+    splits = load_data(data, seed=seed)
+    student = load_model(model, splits, seed).network()
+    method = partial(distilled, teacher=teacher, temp=temp, lam_kd=lam_kd, lam_f=lam_f, lam_ce=lam_ce)
+    settings = training_recipe(splits.name, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    result = trained(student, splits, settings, out, device=device, fresh=fresh, train=method, name="distill")
+    tell("Trained", result, json)
+
+
+def evaluate(
+    model: Model,
+    data: Data = "digits",
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Accuracy of a checkpoint or a packed model. A packed model runs on the integer engine."""
+    from tilevit.models import load_model
+    from tilevit.run import packed_accuracy
+    from vit import evaluate as measured
+    from vit import load_data
+
+    require_choice("split", split, ("test", "val", "train"))
+    splits = load_data(data, seed=seed)
+    loaded = load_model(model, splits, seed)
+    if loaded.kind == "new":
+        raise InputError("model", model, "a checkpoint or a packed model", "this one is not trained: see tilevit train")
+    images = getattr(splits, split)
+    if loaded.kind == "packed":
+        accuracy, _ = packed_accuracy(loaded.packed(), images)
+    else:
+        accuracy = measured(loaded.network(), images, device=device).accuracy
+    result = {"model": model, "kind": loaded.kind, "data": splits.name, "split": split, "images": len(images)}
+    result |= {"accuracy": accuracy}
+    tell("Evaluated", result, json)
