@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quant import modules as quantised
 from quant.config import QuantConfig
 from quant.fake_quant import Quantizer
+from vit.attention_core import put_core, subclass
 from vit.checkpoint import load_checkpoint, save_checkpoint
 from vit.errors import InputError
 from vit.layers import config_of
@@ -108,8 +109,7 @@ def _replace_layers(model: nn.Module, config: QuantConfig) -> None:
         elif isinstance(module, ScaledDotProduct):
             _replace(model, name, quantised.QuantAttentionCore(config))
         elif _is_timm_attention(module):
-            module.__class__ = _subclass(type(module), _AttentionWithCore)
-            module.core = quantised.QuantAttentionCore(config)
+            put_core(module, quantised.QuantAttentionCore(config))
 
 
 def _fits(layer: nn.Linear | nn.Conv2d) -> bool:
@@ -149,17 +149,6 @@ def _replace(model: nn.Module, name: str, made: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, made.train(model.training))
 
 
-class _AttentionWithCore:
-    """timm's plain attention with the replaceable `core` that ours has."""
-
-    def forward(self: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, head_dim)
-        context = self.core(q, k, v) if attn_mask is None else self.core(q, k, v, attn_mask)
-        return self.proj_drop(self.proj(context.transpose(1, 2).reshape(batch, tokens, -1)))
-
-
 def _is_timm_attention(module: nn.Module) -> bool:
     """Whether it is timm's multi-head attention with nothing between qkv, softmax and proj but dropout of rate 0."""
     parts: Any = module
@@ -196,14 +185,9 @@ class _QuantTimmViT(quantised.QuantEmbeddings):
 
 def _replace_root(model: nn.Module) -> None:
     if isinstance(model, VisionTransformer):
-        model.__class__ = _subclass(type(model), _QuantVisionTransformer)
+        model.__class__ = subclass(type(model), _QuantVisionTransformer)
     elif type(model).__name__ == "VisionTransformer" and type(model).__module__ == "timm.models.vision_transformer":
-        model.__class__ = _subclass(type(model), _QuantTimmViT)
-
-
-def _subclass(base: type, mixin: type) -> Any:
-    """`base` with `mixin` in front, under base's own name: other floors know timm's classes by it."""
-    return type(base.__name__, (mixin, base), {"__module__": base.__module__})
+        model.__class__ = subclass(type(model), _QuantTimmViT)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ def nearest(scaled: np.ndarray, scheme: str) -> np.ndarray:
 def fake_quantize_gradients(
     x: np.ndarray, log2_scale: float, grad: np.ndarray, scheme: str, low: float, high: float, values: int
 ) -> tuple[np.ndarray, float]:
-    """LSQ's gradients (Esser et al. 2020, equations 2, 3 and 5) with the nearest level, by the logarithm of the scale."""
+    """LSQ's gradients (Esser et al. 2020, equations 2, 3 and 5) with the nearest level, by the scale's logarithm."""
     scale = 2.0**log2_scale
     scaled = x.astype(np.float64) / scale
     level = nearest(scaled.astype(np.float32), scheme) if scheme in LEVELS else np.clip(np.rint(scaled), low, high)
