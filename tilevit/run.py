@@ -116,7 +116,7 @@ class _Run:
                 self.hardware,
                 objectives=OBJECTIVES,
                 trials=config.trials,
-                storage=self.folder / "search" / "journal.log",
+                storage=self.folder / "search" / "study" / "journal.log",
                 seed=config.seed,
                 recipe=recipe,
                 device=config.device,

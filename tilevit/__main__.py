@@ -1,0 +1,5 @@
+"""`python -m tilevit` is the `tilevit` command."""
+
+from tilevit.cli import main
+
+main()
