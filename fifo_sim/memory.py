@@ -18,6 +18,10 @@ ITEMS = ("weights", "fifos", "residuals", "kv", "lines", "double buffers", "work
 GAP = 1e-3  # of the traffic that choosing the resident weights may leave on the table
 
 
+class DoesNotFit(InputError):
+    """The buffers of a network are larger than the on-chip memory, however many weights stream."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One buffer: the item it belongs to, the layer or FIFO it serves, its size."""
@@ -86,7 +90,7 @@ def fit(graph: Graph, hardware: Hardware, images: int) -> tuple[Graph, MemoryLed
         images: length of the run, for the traffic.
 
     Raises:
-        InputError: even the smallest buffers do not fit: with every layer streaming, where the machine can stream.
+        DoesNotFit: even the smallest buffers do not fit: with every layer streaming, where the machine can stream.
     """
     capacity = int(hardware.sram_kib * 1024)
     streams = streamable(graph, hardware) if hardware.stream_weights else []
@@ -151,9 +155,9 @@ def sram_bytes(graph: Graph) -> int:
     return sum(entry.bytes for entry in entries_of(graph))
 
 
-def _too_small(hardware: Hardware, excess: int) -> InputError:
+def _too_small(hardware: Hardware, excess: int) -> DoesNotFit:
     way = "even with every layer's weights in DRAM" if hardware.stream_weights else "and its weights cannot stream"
-    return InputError(
+    return DoesNotFit(
         "hardware.sram_kib",
         hardware.sram_kib,
         f"at least {hardware.sram_kib + excess / 1024:.1f} for this network, tile and FIFO depth",

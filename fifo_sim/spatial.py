@@ -10,11 +10,17 @@ from vit.errors import InputError
 
 
 class Task:
-    """The multiply-accumulates that one layer does for an image, firing by firing."""
+    """The multiply-accumulates that one layer does for an image, firing by firing; equal where the amounts are."""
 
     def __init__(self, macs: Sequence[int]) -> None:
         self.counts = Counter(macs)
-        self.total = sum(macs)
+        self.firings, self.total = len(macs), sum(macs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Task) and self.counts == other.counts
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.counts.items()))
 
     def cycles(self, lanes: int) -> int:
         """Cycles an image on that many lanes; each firing takes whole cycles, at least one."""
@@ -22,9 +28,11 @@ class Task:
 
     def lanes_for(self, cycles: int) -> int | None:
         """Fewest lanes with which an image takes at most `cycles`; None if no number suffices."""
-        if self.cycles(max(1, *self.counts)) > cycles:
+        if cycles < self.firings:
             return None
         low, high = max(1, -(-self.total // cycles)), max(1, *self.counts)
+        if cycles > self.firings:  # rounding up costs less than a cycle a firing
+            high = min(high, max(low, -(-self.total // (cycles - self.firings))))
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if self.cycles(middle) <= cycles else (middle + 1, high)
@@ -48,18 +56,15 @@ def share_lanes(tasks: Mapping[str, Task], lanes: int) -> dict[str, int]:
             f"at least {len(tasks)}, one for each layer",
             'a machine whose layers take turns has style = "systolic"',
         )
-    low = max(sum(task.counts.values()) for task in tasks.values())
-    high = max(task.cycles(1) for task in tasks.values())
+    low, high = max(task.firings for task in tasks.values()), max(task.cycles(1) for task in tasks.values())
+    alike = Counter(tasks.values())
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if _needed(tasks, middle) <= lanes else (middle + 1, high)
+        needed = sum((task.lanes_for(middle) or 1) * count for task, count in alike.items())
+        low, high = (low, middle) if needed <= lanes else (middle + 1, high)
     shares = {name: task.lanes_for(low) or 1 for name, task in tasks.items()}
     _spend(tasks, shares, lanes - sum(shares.values()))
     return shares
-
-
-def _needed(tasks: Mapping[str, Task], cycles: int) -> int:
-    return sum(task.lanes_for(cycles) or 1 for task in tasks.values())
 
 
 def _spend(tasks: Mapping[str, Task], shares: dict[str, int], left: int) -> None:

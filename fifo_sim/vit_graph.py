@@ -13,12 +13,9 @@ from vit.config import ViTConfig
 from vit.errors import require_choice, require_int
 from vit.layers import LayerInfo
 
+SOURCE = "input"
 ATTENTIONS = ("full", "window", "tile")
 LARGEST_TILE, DEEPEST_FIFO = 2**20, 2**20
-ATTENTION_BRANCH = 6  # operations the first residual of a block passes by: norm1, qkv, scores, softmax, context, proj
-MLP_BRANCH = 4  # norm2, fc1, act, fc2
-VALUES_BRANCH = 2  # scores and softmax, which the values pass by
-SCORE_BRANCH = 1  # pool_score, which the tokens pass by
 
 
 def vit_graph(
@@ -26,9 +23,10 @@ def vit_graph(
 ) -> Graph:
     """The operations of one image and the FIFOs between them, weights all on chip.
 
-    Depths, in tokens of one tile of which an image has N: an ordinary FIFO has `fifo`; one that passes by a branch of s
-    operations has s more; with full attention, whatever waits for the whole image has N more. Keys and values of a
-    window have one tile more than the window, line buffers what two neighbouring firings need.
+    Depths, in tiles of which an image has N: every FIFO has `fifo`, and N more where with full attention a whole image
+    has to wait: queries, keys, values, and the residual around attention. Without these it would deadlock; a residual
+    shallower than its branch is long merely slows. The keys and values of a window have one tile more than the window,
+    line buffers what two neighbouring firings need.
 
     Raises:
         InputError: tile, fifo or attention is out of its range.
@@ -67,6 +65,7 @@ class _Input:
     need: tuple[int, ...] = ()
     rel: tuple[int, ...] = ()
     release: str = "start"
+    latency: int = 1
 
 
 class _Builder:
@@ -79,6 +78,7 @@ class _Builder:
         self.layers: Mapping[str, LayerInfo] = {layer.name: layer for layer in layers}
         self.precision = Precision(layers, hardware)
         self.parameter_bits = hardware.accumulator_bits
+        self.dram_latency = hardware.dram_latency_cycles
         self.graph = Graph()
         self.sizes = tile_sizes(config.tokens, tile)
         self.tiles = len(self.sizes)
@@ -135,8 +135,8 @@ class _Builder:
         scores = self._matmul(
             f"{attn}.scores",
             [Product(heads, m, c.head_width, s) for m, s in pairs],
-            self._input(qkv, inside, extra=self.barrier),
-            self._keys_or_values(qkv, inside, extra=0),
+            self._input(qkv, inside, self.barrier),
+            self._keys_or_values(qkv, inside),
         )
         rows = self._input(scores, heads * most)
         softmax = self._elementwise(f"{attn}.softmax", "softmax", [heads * m * s for m, s in pairs], rows)
@@ -144,10 +144,10 @@ class _Builder:
             f"{attn}.context",
             [Product(heads, m, s, c.head_width) for m, s in pairs],
             self._input(softmax, heads * most),
-            self._keys_or_values(qkv, inside, extra=VALUES_BRANCH),
+            self._keys_or_values(qkv, inside),
         )
         proj = self._matmul(f"{attn}.proj", [Product(1, m, inside, c.dim) for m in sizes], self._input(context, inside))
-        return self._residual(f"{attn}.add", proj, entry, ATTENTION_BRANCH + self.barrier)
+        return self._residual(f"{attn}.add", proj, entry, waiting=self.barrier)
 
     def _mlp(self, i: int, entry: str) -> str:
         """x + fc2(act(fc1(norm2(x))))."""
@@ -156,7 +156,7 @@ class _Builder:
         fc1 = self._matmul(f"{mlp}.fc1", [Product(1, m, c.dim, hidden) for m in sizes], self._input(norm, c.dim))
         act = self._elementwise(f"{mlp}.act", "gelu", [m * hidden for m in sizes], self._input(fc1, hidden))
         fc2 = self._matmul(f"{mlp}.fc2", [Product(1, m, hidden, c.dim) for m in sizes], self._input(act, hidden))
-        return self._residual(f"{mlp}.add", fc2, entry, MLP_BRANCH)
+        return self._residual(f"{mlp}.add", fc2, entry)
 
     def _classifier(self, entry: str) -> None:
         """Final norm, pooling tile by tile into one vector, and the head, which fires once an image."""
@@ -164,7 +164,7 @@ class _Builder:
         norm = self._norm("norm", entry)
         if c.pool == "seq":
             score = self._matmul("pool_score", [Product(1, m, c.dim, 1) for m in sizes], self._input(norm, c.dim))
-            tokens = self._input(norm, c.dim, extra=SCORE_BRANCH, item="residuals")
+            tokens = self._input(norm, c.dim, item="residuals")
             products = [Product(1, 1, m, c.dim) for m in sizes]
             pool = self._matmul("pool", products, self._input(score, 1), tokens)
         else:
@@ -181,19 +181,19 @@ class _Builder:
             name, "layernorm", elements, self._input(entry, width), parameter_bits=2 * width * self.parameter_bits
         )
 
-    def _residual(self, name: str, branch: str, bypass: str, passed: int) -> str:
+    def _residual(self, name: str, branch: str, bypass: str, waiting: int = 0) -> str:
         width = self.config.dim
-        around = self._input(bypass, width, extra=passed, item="residuals")
+        around = self._input(bypass, width, waiting, "residuals")
         return self._elementwise(name, "add", [m * width for m in self.sizes], self._input(branch, width), around)
 
-    def _input(self, src: str, width: int, extra: int = 0, item: str = "fifos") -> _Input:
-        """A FIFO of tiles, `width` values a token."""
-        return _Input(src, self.sizes[0] * width, self.fifo + extra, item)
+    def _input(self, src: str, width: int, waiting: int = 0, item: str = "fifos") -> _Input:
+        """A FIFO of tiles, `width` values a token; `waiting` tiles must be in it at once."""
+        return _Input(src, self.sizes[0] * width, self.fifo + waiting, item)
 
-    def _keys_or_values(self, qkv: str, width: int, extra: int) -> _Input:
+    def _keys_or_values(self, qkv: str, width: int) -> _Input:
         """The buffer that a tile's keys (or values) stay in for as long as some tile attends to them."""
         if self.attention == "tile":
-            return self._input(qkv, width, extra, item="kv")
+            return self._input(qkv, width, item="kv")
         tiles, values = self.tiles, self.sizes[0] * width
         if self.attention == "full":
             need, rel = (tiles,) * tiles, (*[0] * (tiles - 1), tiles)
@@ -202,7 +202,7 @@ class _Builder:
             need = tuple(range(1, tiles + 1))
             rel = (*(max(0, k + 2 - self.fifo) for k in range(tiles - 1)), tiles)
             depth = window_depth(need, rel, tiles)
-        return _Input(qkv, values, depth + extra, "kv", need, rel, "end")
+        return _Input(qkv, values, depth, "kv", need, rel, "end")
 
     def _grid_rows(self, src: str, values: int) -> _Input:
         """Rows of patches, as the tiles ask for them; tile 0 holds the class token, which is no patch."""
@@ -212,12 +212,13 @@ class _Builder:
         return self._lines(src, values, need, rel, grid)
 
     def _lines(self, src: str, values: int, need: tuple[int, ...], rel: tuple[int, ...], rows: int) -> _Input:
-        return _Input(src, values, window_depth(need, rel, rows), "lines", need, rel, "end")
+        latency = self.dram_latency if src == SOURCE else 1
+        return _Input(src, values, window_depth(need, rel, rows), "lines", need, rel, "end", latency)
 
     def _source(self, reader: str, values: int, firings: int) -> str:
         """The image as it comes through the DRAM port, some rows a firing."""
         bits = values * self.precision.activations(reader)
-        return self.graph.add(Operation("input", "input", amounts=(bits,) * firings, output_bits=bits))
+        return self.graph.add(Operation(SOURCE, "input", amounts=(bits,) * firings, output_bits=bits))
 
     def _matmul(self, name: str, products: list[Product], *inputs: _Input, inner: int = 0) -> str:
         operation = Operation(
@@ -243,6 +244,7 @@ class _Builder:
 
     def _put(self, operation: Operation, inputs: Sequence[_Input], bits: int) -> str:
         links = (
-            Link(i.src, operation.name, i.values * bits, i.depth, i.item, i.need, i.rel, i.release) for i in inputs
+            Link(i.src, operation.name, i.values * bits, i.depth, i.item, i.need, i.rel, i.release, i.latency)
+            for i in inputs
         )
         return self.graph.add(operation, *links)

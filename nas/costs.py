@@ -161,7 +161,7 @@ def streamed_costs(
     weights as they are stored; dram_bytes of traffic.
     """
     from fifo_sim import simulate
-    from fifo_sim.lower import lower
+    from fifo_sim.lowering import lower
 
     try:
         lowered = lower(config, hardware, tile=tile, fifo=fifo, attention=attention)

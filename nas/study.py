@@ -225,7 +225,7 @@ class _Task:
         streamed = self.space.streaming(params)
         if streamed["attention"] == "full":
             return model
-        from fifo_sim.streaming import streaming
+        from fifo_sim.streamed import streaming
 
         return streaming(model, **streamed)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fifo_sim.streaming import running_softmax, streaming, tile_mask
+from fifo_sim.streamed import running_softmax, streaming, tile_mask
 from vit.config import ViTConfig
 from vit.errors import InputError
 from vit.model import ScaledDotProduct, VisionTransformer
