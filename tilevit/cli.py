@@ -65,8 +65,7 @@ def _exit_code(arguments: list[str]) -> int:
         result = typer.main.get_command(app)(arguments, prog_name="tilevit", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except usage_error as error:
-        message = " ".join(error.format_message().split())
-        return _refuse(message or "a command is needed; see tilevit --help")
+        return _refuse(_usage(error, arguments))
     except (KeyboardInterrupt, typer.Abort):
         say("stopped; the same command goes on from here")
         return INTERRUPTED
@@ -79,6 +78,18 @@ def _exit_code(arguments: list[str]) -> int:
         if not isinstance(error, InputError):
             raise
         return _refuse(str(error))
+
+
+def _usage(error: Any, arguments: Sequence[str]) -> str:
+    """What is wrong with the options, in one line, with the value that was given: the parser leaves it out."""
+    message = " ".join(error.format_message().split()) or "a command is needed; see tilevit --help"
+    for option in getattr(getattr(error, "param", None), "opts", ()):
+        for i, argument in enumerate(arguments):
+            if argument == option and i + 1 < len(arguments):
+                return f"{message} (given: {arguments[i + 1]!r})"
+            if argument.startswith(f"{option}="):
+                return f"{message} (given: {argument.partition('=')[2]!r})"
+    return message
 
 
 def _refuse(message: str) -> int:

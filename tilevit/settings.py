@@ -187,4 +187,4 @@ _TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "st
 def _scalar(name: str, kind: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, _TYPES[kind]):
         raise InputError(name, value, f"a {_TYPE_NAMES[kind]}")
-    return float(value) if kind == "float" else value
+    return float(value) if kind == "float" else value  # type: ignore[arg-type]

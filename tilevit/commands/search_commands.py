@@ -84,7 +84,7 @@ def search(
             progress=show,
         )
     best = nas.front(study)
-    result = {
+    result: dict[str, Any] = {
         "trials": len(nas.finished(study)),
         "front": [{"params": dict(trial.params), **dict(zip(names, trial.values, strict=True))} for trial in best],
     }

@@ -1,0 +1,168 @@
+"""Bad input at the command line: exit code 2, one line that names what is wrong, and no file touched."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tilevit.cli import _exit_code
+from vit import VisionTransformer, ViTConfig, save_checkpoint
+
+CHAIN = {
+    "tiles": 4,
+    "stages": [{"name": "a", "service": 2}, {"name": "b", "service": 3}],
+    "edges": [{"src": "a", "dst": "b", "depth": 2}],
+}
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Give the arguments to the command; its one line, once it is seen to have left `out` and the folder alone."""
+
+    def check(*arguments: str) -> str:
+        before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+        capsys.readouterr()
+        assert _exit_code(list(arguments)) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        lines = told.err.strip().splitlines()
+        assert len(lines) == 1, told.err
+        assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+        return lines[0]
+
+    return check
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of two classes with three images each."""
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(3):
+                pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / part / name / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--sparsity", "1.0"], ["sparsity", "1.0", "[0, 1)"]),
+        (["--sparsity=-0.1"], ["sparsity", "-0.1"]),
+        (["--weights", "pot5"], ["weights", "pot5", "pot4"]),
+        (["--activations", "int9"], ["activations", "int9"]),
+        (["--hardware", "zcu10"], ["hardware", "zcu10", "zcu104"]),
+        (["--stems", "patches"], ["stems", "patches", "patch"]),
+        (["--pools", "max"], ["pools", "max", "cls, mean, seq"]),
+        (["--attention", "global"], ["attention", "global", "full"]),
+        (["--dims", "0"], ["dims", "0", ">= 1"]),
+        (["--dims", "-4"], ["dims", "-4"]),
+        (["--dims", "x"], ["dims", "x"]),
+        (["--dims", "33", "--heads", "2"], ["heads", "dim"]),
+        (["--patch-sizes", "3"], ["patch_size", "image_size"]),
+        (["--tile", "0"], ["tile", "0"]),
+        (["--epochs", "0"], ["epochs", "0"]),
+        (["--epochs", "many"], ["epochs", "many"]),
+        (["--device", "cuda:7"], ["device", "cuda:7"]),
+        (["--device", "tpu"], ["device", "tpu", "cpu"]),
+        (["--data", "digit"], ["data", "digit", "digits"]),
+        (["--epoch", "3"], ["--epoch"]),
+        (["--config", "no-such.toml"], ["no-such.toml"]),
+    ],
+)
+def test_run_refuses(refused, tmp_path, flags, words):
+    line = refused("run", "--out", str(tmp_path / "out"), *flags)
+    for word in words:
+        assert word in line
+
+
+def test_run_refuses_a_place_it_cannot_write(refused):
+    assert "/proc/tilevit" in refused("run", "--out", "/proc/tilevit")
+
+
+def test_run_refuses_an_unreadable_image_by_name(refused, folder, tmp_path):
+    (folder / "train" / "cat" / "1.png").write_bytes(b"no image")
+    line = refused("run", "--data", str(folder), "--out", str(tmp_path / "out"))
+    assert str(folder / "train" / "cat" / "1.png") in line
+
+
+def test_run_refuses_a_folder_of_one_class(refused, folder, tmp_path):
+    for part in ("train", "test"):
+        for image in (folder / part / "dog").iterdir():
+            image.unlink()
+        (folder / part / "dog").rmdir()
+    assert "class" in refused("run", "--data", str(folder), "--out", str(tmp_path / "out"))
+
+
+def test_run_refuses_a_folder_without_classes(refused, tmp_path):
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    assert "train" in refused("run", "--data", str(tmp_path / "images"), "--out", str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("dim = 33\nheads = 2", ["heads", "divisor of dim 33"]),
+        ("patch_size = 3", ["patch_size", "divisor of image_size 8"]),
+        ("dim = -1", ["dim", "-1"]),
+        ('stem = "cov"', ["stem", "did you mean 'conv'"]),
+        ('pool = "avg"', ["pool", "cls, mean, seq"]),
+        ("dims = 3", ["dims", "did you mean 'dim'"]),
+    ],
+)
+def test_train_refuses_an_impossible_model(refused, tmp_path, table, words):
+    file = tmp_path / "model.toml"
+    file.write_text(f"[model]\n{table}\n")
+    line = refused("train", str(file), "--out", str(tmp_path / "out"))
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize("command", ["evaluate", "prune", "qat", "profile", "simulate", "sweep"])
+def test_a_damaged_checkpoint_is_refused(refused, tmp_path, command):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(
+        path, VisionTransformer(ViTConfig(image_size=8, patch_size=2, in_channels=1, dim=16, depth=1, heads=2))
+    )
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 0xFF
+    path.write_bytes(content)
+    flags = {"prune": ["--sparsity", "0.5"]}.get(command, [])
+    line = refused(command, str(path), *flags)
+    assert str(path) in line
+    assert "damaged" in line
+
+
+def test_a_model_of_another_shape_is_refused(refused, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, VisionTransformer(ViTConfig(dim=16, depth=1, heads=2)))
+    assert "image_size" in refused("evaluate", str(path), "--data", "digits")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tiles": 0}, ["tiles", "0"]),
+        ({"stages": []}, ["stages"]),
+        ({"stage": []}, ["stage", "did you mean 'stages'"]),
+        ({"edges": [{"src": "a", "dst": "c", "depth": 2}]}, ["c"]),
+        ({"edges": [{"src": "a", "dst": "b", "depth": 0}]}, ["depth", "0"]),
+        ({"edges": [{"src": "a", "dst": "b", "depth": 1}, {"src": "b", "dst": "a", "depth": 1}]}, ["cycle"]),
+    ],
+)
+def test_simulate_refuses_what_is_no_pipeline(refused, tmp_path, change, words):
+    file = tmp_path / "pipeline.json"
+    file.write_text(json.dumps(CHAIN | change))
+    line = refused("simulate", str(file))
+    for word in words:
+        assert word in line
+
+
+def test_no_command_and_unknown_commands_are_refused(refused):
+    assert "simulat" in refused("simulat")
+
+
+def test_report_refuses_a_folder_that_is_no_run(refused, tmp_path):
+    assert "results.json" in refused("report", str(tmp_path))
