@@ -14,8 +14,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "parts": ["Edge", "Resource", "Stage"],
         "pipeline": ["Pipeline"],
         "result": ["SimResult"],
+        "rtl": ["RtlReport", "check_rtl"],
         "simulator": ["simulate"],
         "streamed": ["streaming"],
+        "verilog": ["to_verilog"],
         "sweeping": ["Table", "sweep"],
     },
 )

@@ -18,7 +18,7 @@ def random_pipeline(rng: Random, kind: str | None = None, tiles: int = 12) -> di
     n = rng.randint(1, tiles)
     make = {"chain": _chain, "residual": _residual, "attention": _attention, "ports": _chain, "dag": _dag}[kind]
     names, joins = make(rng)
-    firings = _firings(rng, names, joins, n) if kind in ("dag", "chain") and rng.random() < 0.5 else {}
+    firings = _firings(rng, names, n) if kind in ("chain", "ports", "dag") and rng.random() < 0.5 else {}
     pipeline: dict[str, Any] = {
         "tiles": n,
         "stages": [_stage(rng, name, firings.get(name, n)) for name in names],
@@ -64,7 +64,7 @@ def _dag(rng: Random) -> tuple[list[str], list[tuple[str, str]]]:
     return names, sorted(joins)
 
 
-def _firings(rng: Random, names: list[str], joins: list[tuple[str, str]], n: int) -> dict[str, int]:
+def _firings(rng: Random, names: list[str], n: int) -> dict[str, int]:
     return {name: rng.choice((n, n, 2 * n, max(1, n // 2), rng.randint(1, n))) for name in names}
 
 
