@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fifo_sim import lower
 from fifo_sim.streamed import running_softmax, streaming, tile_mask
 from vit.config import ViTConfig
 from vit.errors import InputError
@@ -111,6 +112,30 @@ def test_timm_vit_streams_too(images: Tensor) -> None:
         assert torch.allclose(streaming(plain, 5, 1, "full")(images), expected, atol=1e-5)
         assert not torch.allclose(streaming(plain, 5, 1, "tile")(images), expected, atol=1e-4)
     assert list(streaming(plain, 5, 1, "tile").state_dict()) == names
+
+
+@pytest.mark.parametrize("kind", ["ours", "timm"])
+def test_a_quantised_model_streams_with_its_own_core(model: VisionTransformer, images: Tensor, kind: str) -> None:
+    from quant import QuantConfig, prepare_qat
+    from vit.zoo import create_model
+
+    spec = {"timm": "vit_tiny_patch16_224", "patch_size": 2, "depth": 2, "embed_dim": 24, "num_heads": 3}
+    plain = model if kind == "ours" else create_model(spec, image_size=8, in_channels=1)
+    prepared = prepare_qat(plain, QuantConfig(weights="pot4")).eval()
+    with torch.no_grad():
+        expected = prepared(images)
+        assert torch.equal(streaming(prepared, 4, 2, "full")(images), expected)
+        assert torch.equal(streaming(prepared, 17, 2, "tile")(images), expected)
+        assert not torch.equal(streaming(prepared, 4, 2, "tile")(images), expected)
+        core = prepared.blocks[0].attn.core
+        q, k, v = torch.randn(3, 2, 2, 17, 8)
+        streamed = streaming(prepared, 4, 2, "window").blocks[0].attn.core
+        assert torch.equal(streamed(q, k, v), core(q, k, v, tile_mask(17, 4, 2)))
+    weights = lower(prepared, "zcu104").graph.named()
+    for name in ("stem.proj", "blocks.1.mlp.fc2", "head"):
+        parameters = weights[name].weights
+        assert parameters is not None
+        assert (parameters.bits, parameters.coding) == (4, "pot")
 
 
 def test_gradients_pass_through(model: VisionTransformer, images: Tensor) -> None:
