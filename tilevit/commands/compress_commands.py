@@ -11,7 +11,7 @@ from tilevit.commands.options import Data, Device, Fresh, Json, Model, Seed
 from tilevit.console import tell
 from vit.errors import InputError, require_choice
 
-FORMATS = ("packed", "onnx")
+FORMATS = ("packed", "onnx", "verilog")
 CALIBRATION_IMAGES = 256
 
 Epochs = Annotated[int, typer.Option(help="Epochs of training afterwards, with what was removed held at zero.", min=0)]
@@ -125,7 +125,9 @@ def ptq(
 def export(
     model: Model,
     out: Annotated[Path, typer.Option(help="File to write.")],
-    format: Annotated[str, typer.Option(help="packed (from a QAT checkpoint) or onnx.")] = "onnx",
+    format: Annotated[
+        str, typer.Option(help="packed (from a QAT checkpoint), onnx, or verilog (from a pipeline file).")
+    ] = "onnx",
     data: Annotated[
         str | None, typer.Option(help="Data whose mean and deviation a packed model normalises by.")
     ] = None,
@@ -135,17 +137,21 @@ def export(
     from tilevit.models import load_model
 
     require_choice("format", format, FORMATS)
-    loaded = load_model(model)
-    if format == "onnx":
+    if format == "verilog":
+        from fifo_sim import Pipeline, to_verilog
+        from vit.files import write_text
+
+        write_text(out, to_verilog(Pipeline.from_json(model)))
+    elif format == "onnx":
         from quant import export_onnx
 
-        export_onnx(loaded.network(), out)
+        export_onnx(load_model(model).network(), out)
     else:
         from quant import convert
         from vit import load_data
 
         splits = load_data(data) if data else None
-        convert(loaded.network(), splits and splits.mean, splits and splits.std).save(out)
+        convert(load_model(model).network(), splits and splits.mean, splits and splits.std).save(out)
     tell("Exported", {"file": str(out), "format": format, "size_bytes": out.stat().st_size}, json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from tilevit.console import emit_json, progress, say, table, tell
 from vit.errors import InputError
 
 if TYPE_CHECKING:
-    from fifo_sim import Lowered, Pipeline
+    from fifo_sim import Lowered, Pipeline, RtlReport, SimResult
 
 Target = Annotated[
     str,
@@ -38,13 +39,18 @@ def simulate(
     attention: Attention = "full",
     images: Images = 1,
     history: Annotated[bool, typer.Option(help="Tell the start and end of every firing (with --json).")] = True,
+    check_rtl: Annotated[
+        bool, typer.Option("--check-rtl", help="Run the pipeline's Verilog under iverilog and compare everything.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Simulate a pipeline, or a model on a machine, cycle for cycle: cycles, stalls by cause, FIFO occupancy.
 
     A pipeline file says everything itself; --hardware, --tile, --fifo, --attention and --images are for models.
-    A deadlock is a result, not an error: "cycles" is then null and "deadlock" true.
+    A deadlock is a result, not an error: "cycles" is then null and "deadlock" true. With --check-rtl a difference
+    leaves with exit code 1.
     """
+    from fifo_sim import check_rtl as checked
     from fifo_sim import simulate as simulated
 
     pipeline, lowered = _pipeline(target, hardware, tile, fifo, attention, images)
@@ -60,9 +66,20 @@ def simulate(
     if lowered is not None:
         told |= {"memory": lowered.memory.to_dict(), "energy_pj": lowered.energy().to_dict()}
         told["latency_ms"] = lowered.latency_ms(result.cycles) if result.cycles is not None else None
+    rtl = checked(pipeline) if check_rtl else None
+    if rtl is not None:
+        told["rtl"] = asdict(rtl)
     if json:
         emit_json(told)
-        return
+    else:
+        _show_simulation(target, pipeline, result, lowered, rtl)
+    if rtl is not None and not rtl.equal:
+        raise typer.Exit(1)
+
+
+def _show_simulation(
+    target: str, pipeline: Pipeline, result: SimResult, lowered: Lowered | None, rtl: RtlReport | None
+) -> None:
     if result.deadlock:
         say("deadlock: nothing can ever happen again; the ledger counts up to the last cycle in which something did")
     causes = ("busy", "starved", "blocked", "resource", "drained")
@@ -71,9 +88,12 @@ def simulate(
     peaks = zip(pipeline.edges, result.max_occupancy, strict=True)
     table("FIFOs", ["FIFO", "depth", "fullest"], [[edge.name, edge.depth, int(peak)] for edge, peak in peaks])
     if lowered is not None:
-        totals = {"latency_ms": told["latency_ms"], "sram_kib": lowered.memory.sram_kib}
-        totals |= {"dram_bytes": lowered.memory.total_dram_bytes, "energy_pj": lowered.energy().total_pj}
-        tell(f"On {lowered.hardware.name}", totals, False)
+        totals: dict[str, Any] = {"latency_ms": None if result.cycles is None else lowered.latency_ms(result.cycles)}
+        totals |= {"sram_kib": lowered.memory.sram_kib, "dram_bytes": lowered.memory.total_dram_bytes}
+        tell(f"On {lowered.hardware.name}", totals | {"energy_pj": lowered.energy().total_pj}, False)
+    if rtl is not None:
+        verdict = f"equal to the Verilog over {rtl.firings:,} firings and {rtl.cycles:,} clock cycles"
+        say(verdict if rtl.equal else f"differs from the Verilog: {rtl.difference}")
 
 
 def sweep(
