@@ -1,4 +1,4 @@
-"""Floor 3: the streaming pipeline, simulated to the clock; hardware, lowering, memory, energy, sizing, sweeps, traces."""
+"""Floor 3: the streaming pipeline, simulated to the clock; hardware, lowering, memory, energy, sizing, sweep, trace."""
 
 from kernels.lazy import lazy_exports
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from fifo_sim.graph import Graph, Link, Operation, Product, Weights, bytes_of
 from fifo_sim.hardware import Hardware
@@ -24,7 +25,7 @@ class Stream:
         """The operation that brings the chunks."""
         return f"{self.operation.name}.weights"
 
-    @property
+    @cached_property
     def columns(self) -> tuple[int, ...]:
         """Columns of each chunk, as equal as can be."""
         total = self.weights.columns
