@@ -26,6 +26,7 @@ from vit.optimise import Optimiser, WeightAverage, learning_rate
 from vit.recipe import Recipe
 from vit.resume import TrainingState, fingerprint
 
+FASTEST = torch.channels_last  # a convolutional stem trains a fifth faster, a patch stem as before
 Row = dict[str, float]  # epoch, train_loss, val_accuracy, val_loss, lr, seconds
 
 
@@ -204,7 +205,7 @@ class _Trainer:
             images = crop_and_flip(images, self.padding, self.flip, generator)
             if self.randaugment is not None:
                 images = self.randaugment(images, generator)
-            images, targets = self.train_set.normalise(images), labels
+            images, targets = self.train_set.normalise(images).contiguous(memory_format=FASTEST), labels
             if recipe.mixup or recipe.cutmix:
                 one_hot = F.one_hot(labels, self.classes).float()
                 images, targets = mix(images, one_hot, recipe.mixup, recipe.cutmix, generator)
