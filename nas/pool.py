@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,40 +21,66 @@ from vit.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 Params = dict[str, Any]
-ENUMERATED = 65_536  # combinations up to which every candidate is looked at
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidates with their encoded parameters (candidates, parameters) and known objectives (candidates, known)."""
+    """Candidates, by row: a key, the parameters, these as numbers (rows, columns) and the costs (rows, known)."""
 
+    keys: Sequence[tuple[Any, ...]]
     candidates: Sequence[Params]
     encoded: Floats
     costs: Floats
 
-    def take(self, indices: Sequence[int]) -> Pool:
-        """The candidates at these places."""
-        return Pool([self.candidates[i] for i in indices], self.encoded[indices], self.costs[indices])
+    def without(self, keys: Set[tuple[Any, ...]]) -> Pool:
+        """The candidates with other keys; all of them if none would be left."""
+        kept = [i for i, key in enumerate(self.keys) if key not in keys]
+        return self._take(kept) if kept else self
+
+    def joined(self, other: Pool) -> Pool:
+        """These candidates and those of `other` that are not among them."""
+        known = set(self.keys)
+        new = other._take([i for i, key in enumerate(other.keys) if key not in known])
+        return Pool(
+            [*self.keys, *new.keys],
+            [*self.candidates, *new.candidates],
+            np.vstack([self.encoded, new.encoded]),
+            np.vstack([self.costs, new.costs]),
+        )
+
+    def _take(self, rows: list[int]) -> Pool:
+        return Pool(
+            [self.keys[i] for i in rows], [self.candidates[i] for i in rows], self.encoded[rows], self.costs[rows]
+        )
 
 
 class Encoder:
-    """Parameters as numbers between 0 and 1: values in order by their place, names without order by their index.
+    """Parameters as numbers: one column between 0 and 1 if they have an order, else a one-hot code over sqrt(2).
 
-    A categorical parameter whose choices are all numbers counts as ordered.
+    The code puts any two values without order at distance 1. A categorical parameter whose choices are all numbers has
+    an order, and its values lie evenly.
+
+    Attributes:
+        owner: the parameter that each column belongs to, by its place in the space.
     """
 
     def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
-        self._columns = [_column(name, distribution) for name, distribution in space.items()]
-        self._names = list(space)
-        self.categorical = np.array([categorical for categorical, _ in self._columns])
+        self._columns = [(name, *_column(name, distribution)) for name, distribution in space.items()]
+        widths = [width for _, width, _ in self._columns]
+        self.owner = np.repeat(np.arange(len(widths)), widths)
 
     def __call__(self, candidates: Sequence[Mapping[str, Any]]) -> Floats:
-        """(candidates, parameters)."""
-        rows = [
-            [place(params[name]) for name, (_, place) in zip(self._names, self._columns, strict=True)]
-            for params in candidates
-        ]
-        return np.array(rows, dtype=float).reshape(len(candidates), len(self._names))
+        """(candidates, columns)."""
+        found = np.zeros((len(candidates), len(self.owner)))
+        start = 0
+        for name, width, place in self._columns:
+            places = np.array([place(params[name]) for params in candidates])
+            if width == 1:
+                found[:, start] = places
+            else:
+                found[np.arange(len(candidates)), start + places.astype(int)] = np.sqrt(0.5)
+            start += width
+        return found
 
 
 def grid_size(space: Mapping[str, BaseDistribution]) -> float:
@@ -81,18 +107,20 @@ def mutate(params: Params, space: Mapping[str, BaseDistribution], rng: np.random
     return params | {names[i]: _random(space[names[i]], rng) for i in changed}
 
 
-def _column(name: str, distribution: BaseDistribution) -> tuple[bool, Callable[[Any], float]]:
-    """Whether the parameter is without order, and its place between 0 and 1."""
+def _column(name: str, distribution: BaseDistribution) -> tuple[int, Callable[[Any], float]]:
+    """How many columns the parameter takes, and the place of a value: in the column, or of the column that is hot."""
     if isinstance(distribution, CategoricalDistribution):
-        choices = list(distribution.choices)
-        numbers = all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in choices)
-        places = {c: i for i, c in enumerate(sorted(choices) if numbers else choices)}  # type: ignore[type-var]
-        span = max(1, len(choices) - 1) if numbers else 1
-        return not numbers, lambda value: places[value] / span
+        choices: list[Any] = list(distribution.choices)
+        ordered = all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in choices)
+        if not ordered:
+            hot = {c: float(i) for i, c in enumerate(choices)}
+            return len(choices), hot.__getitem__
+        even = {c: i / max(1, len(choices) - 1) for i, c in enumerate(sorted(choices))}
+        return 1, even.__getitem__
     if isinstance(distribution, (IntDistribution, FloatDistribution)):
         scale: Callable[[float], float] = math.log if distribution.log else float
         low, high = scale(distribution.low), scale(distribution.high)
-        return False, lambda value: (scale(value) - low) / ((high - low) or 1.0)
+        return 1, lambda value: (scale(value) - low) / ((high - low) or 1.0)
     raise InputError("space", name, "a categorical, int or float distribution of Optuna")
 
 

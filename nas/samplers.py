@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,20 +40,18 @@ class FeasibleSampler(BaseSampler):
     Args:
         inner: the sampler that is asked.
         space: the distribution of every parameter.
-        candidates: all feasible candidates; one of them is drawn if the sampler names none in ATTEMPTS proposals.
-        seed: of that draw.
+        feasible: whether a candidate may be tried.
+        fallback: a feasible candidate, for when the sampler names none in ATTEMPTS proposals.
     """
 
     def __init__(
         self,
         inner: BaseSampler,
         space: Mapping[str, BaseDistribution],
-        candidates: Sequence[Mapping[str, Any]],
-        seed: int,
+        feasible: Callable[[dict[str, Any]], bool],
+        fallback: Callable[[], dict[str, Any]],
     ) -> None:
-        self._inner, self._space, self._candidates = inner, dict(space), candidates
-        self._feasible = {self._key(candidate) for candidate in candidates}
-        self._random = random.Random(seed)
+        self._inner, self._space, self._feasible, self._fallback = inner, dict(space), feasible, fallback
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._space
@@ -68,9 +65,9 @@ class FeasibleSampler(BaseSampler):
             for name, distribution in self._space.items():
                 if name not in params:
                     params[name] = self._inner.sample_independent(study, trial, name, distribution)
-            if self._key(params) in self._feasible:
+            if self._feasible(params):
                 return params
-        return dict(self._random.choice(self._candidates))
+        return self._fallback()
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -82,6 +79,3 @@ class FeasibleSampler(BaseSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         self._inner.after_trial(study, trial, state, values)
-
-    def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(params[name] for name in self._space)

@@ -22,7 +22,6 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.cost_aware import CostAwareSampler
 from nas.costs import METRICS, TRAINED, Constraint, Costs
 from nas.pareto import finished
-from nas.pool import ENUMERATED
 from nas.samplers import GENERAL, FeasibleSampler, general_sampler, seed_of
 from nas.space import Params, SearchSpace
 from nas.storage import WORKER, open_storage, retry_abandoned, turn, working
@@ -40,6 +39,8 @@ OBJECTIVES = ("accuracy", "params", "cycles")
 SAMPLERS = ("cost-aware", *GENERAL)
 SETTINGS = "settings"  # user attribute of the study: what it was made with
 STUDY = "search"
+POOL = 1024  # candidates whose costs are computed for the cost-aware sampler: each takes some milliseconds
+DRAWS, LISTED = 64, 65_536  # candidates drawn to find a feasible one; looked at before saying that there is none
 EPOCHS = 8  # of a candidate, where no recipe is given
 POLL_SECONDS = 0.2
 
@@ -167,11 +168,11 @@ class _Task:
         if not callable(sampler):
             require_choice("sampler", sampler, SAMPLERS)
         self._sampler = sampler
-        # a space too large to look at whole is judged by a sample; the samplers check each candidate all the same
-        listed = list(space) if len(space) <= ENUMERATED else space.sample(ENUMERATED, seed)
-        self.candidates = self.costs.feasible(listed, self.constraints)
+        self.any_candidate(seed)  # there is one
         known = {i: self.costs.of(name) for i, name in enumerate(self.objectives) if name not in TRAINED}
-        self._cost_aware = CostAwareSampler(self.distributions, known, self.violations, seed) if known else None
+        self._cost_aware = (
+            CostAwareSampler(self.distributions, known, self.violations, seed, pool=POOL) if known else None
+        )
 
     def sampler(self, begun: int) -> BaseSampler:
         """The sampler of the trial that starts after `begun` finished and running ones."""
@@ -182,7 +183,17 @@ class _Task:
             inner = self._sampler(seed)
         else:
             inner = general_sampler("tpe" if self._sampler == "cost-aware" else self._sampler, seed)
-        return FeasibleSampler(inner, self.distributions, self.candidates, seed)
+        return FeasibleSampler(
+            inner, self.distributions, lambda p: not any(self.violations(p)), lambda: self.any_candidate(seed)
+        )
+
+    def any_candidate(self, seed: int) -> Params:
+        """A feasible candidate drawn by the seed; an InputError, told with what refuses how many, if there is none."""
+        for params in self.space.sample(DRAWS, seed):
+            if not self.costs.broken(params, self.constraints):
+                return params
+        listed = self.space if len(self.space) <= LISTED else self.space.sample(LISTED, seed)
+        return self.costs.feasible(listed, self.constraints)[0]
 
     def violations(self, params: Params) -> list[float]:
         """[1.0] for a candidate that may not be trained, [0.0] for one that may."""

@@ -8,61 +8,63 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+BLAS = ThreadpoolController()
 JITTER = 1e-8
+STEPS = 60  # of the optimiser that fits the hyper-parameters
+# log-normal priors as (centre, width) of the logarithm: relevance of a parameter, scale of the objective, noise
+RELEVANCE, SCALE, NOISE = (-1.0, 2.0), (0.0, 1.0), (np.log(1e-2), 1.5)
 
 
 class GaussianProcess:
-    """Regression with a Matern-5/2 kernel, one length scale a column, and noise; fitted by its marginal likelihood.
+    """Regression with a Matern-5/2 kernel, one relevance a parameter, and noise; fitted by its posterior mode.
 
-    The squared distance of two rows is the sum over columns of (x - x')^2 * w for ordered columns and [x != x'] * w for
-    categorical ones, as in Optuna's own GP. Log-normal priors keep the weights, the noise and the scale in
-    reasonable bounds when there are few points. Targets are standardised inside.
+    Rows are embedded parameters: a parameter owns one or more columns, and the squared distance of two rows is the
+    sum over parameters of relevance * |difference of its columns|^2. An ordered parameter is one column; one without
+    order is a one-hot code over sqrt(2), so that two of its values are 1 apart. Targets are standardised inside.
 
     Args:
-        categorical: for each column, whether its numbers are names without order.
-        seed: of the restarts of the fit.
+        owner: the parameter that each column belongs to, counted from 0.
+        seed: of the second start of the fit.
     """
 
-    def __init__(self, categorical: npt.NDArray[np.bool_], seed: int = 0) -> None:
-        self._categorical = categorical
-        self._rng = np.random.default_rng(seed)
+    def __init__(self, owner: Integers, seed: int = 0) -> None:
+        self._owner, self._rng = owner, np.random.default_rng(seed)
 
-    def fit(self, x: Floats, y: Floats, restarts: int = 1) -> GaussianProcess:
+    def fit(self, rows: Floats, targets: Floats) -> GaussianProcess:
         """Fit to rows (n, columns) with targets (n,)."""
-        self._x = x
-        self._mean, self._scale = float(y.mean()), float(y.std()) or 1.0
-        z = (y - self._mean) / self._scale
-        parts = self._distance_parts(x, x)
-        columns = x.shape[1]
-        starts = [np.concatenate([np.zeros(columns), [0.0, np.log(1e-2)]])]
-        starts += [starts[0] + self._rng.normal(0, 1.0, columns + 2) for _ in range(restarts)]
-        bounds = [(-8.0, 6.0)] * columns + [(-4.0, 4.0), (np.log(1e-6), 1.0)]
-        found = [minimize(_loss, s, (parts, z), jac=True, method="L-BFGS-B", bounds=bounds) for s in starts]
-        best: Any = min(found, key=lambda result: float(result.fun))
-        self._theta: Floats = best.x
-        kernel, noise = self._kernel(parts), float(np.exp(best.x[-1]))
+        self._mean, self._spread = float(targets.mean()), float(targets.std()) or 1.0
+        z = (targets - self._mean) / self._spread
+        groups = [rows[:, self._owner == parameter] for parameter in range(int(self._owner.max()) + 1)]
+        parts = np.stack([_squared_distances(group, group) for group in groups])
+        prior = np.array([RELEVANCE] * len(groups) + [SCALE, NOISE])
+        bounds = [(-8.0, 6.0)] * len(groups) + [(-4.0, 4.0), (np.log(1e-6), 1.0)]
+        starts = [prior[:, 0], prior[:, 0] + self._rng.normal(0, 1, len(prior))]
+        with BLAS.limit(limits=1):  # on matrices this small, threads only wait for one another
+            best: Any = min((_optimum(start, parts, z, prior) for start in starts), key=lambda found: float(found.fun))
+        self._weights = np.exp(best.x[:-2] / 2)[self._owner]
+        self._scale, noise = float(np.exp(best.x[-2])), float(np.exp(best.x[-1]))
+        self._rows = rows * self._weights
+        kernel = self._scale * matern52(_squared_distances(self._rows, self._rows))[0]
         self._lower = cholesky(kernel + (noise + JITTER) * np.eye(len(z)), lower=True)
         self._alpha = cho_solve((self._lower, True), z)
         return self
 
-    def predict(self, x: Floats) -> tuple[Floats, Floats]:
+    def predict(self, rows: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the noise-free objective at rows (m, columns): each (m,)."""
-        cross = self._kernel(self._distance_parts(x, self._x))
-        mean = cross @ self._alpha
+        cross = self._scale * matern52(_squared_distances(rows * self._weights, self._rows))[0]
         half = solve_triangular(self._lower, cross.T, lower=True)
-        variance = np.exp(self._theta[-2]) - np.square(half).sum(axis=0)
-        return mean * self._scale + self._mean, np.sqrt(np.maximum(variance, 1e-10)) * self._scale
+        variance = np.maximum(self._scale - np.square(half).sum(axis=0), 1e-10)
+        return self._mean + self._spread * (cross @ self._alpha), self._spread * np.sqrt(variance)
 
-    def _distance_parts(self, a: Floats, b: Floats) -> Floats:
-        """(columns, len(a), len(b)): each column's squared distance, unweighted."""
-        difference = a.T[:, :, None] - b.T[:, None, :]
-        return np.where(self._categorical[:, None, None], difference != 0, np.square(difference))
 
-    def _kernel(self, parts: Floats) -> Floats:
-        correlation, _ = matern52(np.tensordot(np.exp(self._theta[:-2]), parts, 1))
-        return correlation * float(np.exp(self._theta[-2]))
+def _optimum(start: Floats, parts: Floats, z: Floats, prior: Floats) -> Any:
+    bounds = [(-8.0, 6.0)] * len(parts) + [(-4.0, 4.0), (np.log(1e-6), 1.0)]
+    options = {"maxiter": STEPS}
+    return minimize(_loss, start, (parts, z, prior), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
 
 
 def matern52(squared: Floats) -> tuple[Floats, Floats]:
@@ -72,20 +74,27 @@ def matern52(squared: Floats) -> tuple[Floats, Floats]:
     return (1 + root + 5 / 3 * squared) * decay, -5 / 6 * (1 + root) * decay
 
 
-def _loss(theta: Floats, parts: Floats, z: Floats) -> tuple[float, Floats]:
-    """Negative log of the marginal likelihood times the priors, and its gradient."""
+def _squared_distances(a: Floats, b: Floats) -> Floats:
+    """(len(a), len(b))."""
+    squared: Floats = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
+    return np.maximum(squared, 0.0)
+
+
+def _loss(theta: Floats, parts: Floats, z: Floats, prior: Floats) -> tuple[float, Floats]:
+    """Negative log of the marginal likelihood times the priors, and its gradient.
+
+    Rasmussen & Williams 2006, equations 5.8 and 5.9; theta holds the logarithms of relevances, scale and noise.
+    """
     weights, scale, noise = np.exp(theta[:-2]), np.exp(theta[-2]), np.exp(theta[-1])
     correlation, slope = matern52(np.tensordot(weights, parts, 1))
     lower = cholesky(scale * correlation + (noise + JITTER) * np.eye(len(z)), lower=True)
-    alpha = cho_solve((lower, True), z)
     inverse = cho_solve((lower, True), np.eye(len(z)))
-    gap = inverse - np.outer(alpha, alpha)  # dL/dK = gap / 2
-    loss = 0.5 * z @ alpha + np.log(np.diag(lower)).sum()
+    alpha = inverse @ z
+    gap = inverse - np.outer(alpha, alpha)  # the loss grows by half of its trace with the change of the kernel
     gradient = np.empty_like(theta)
-    gradient[:-2] = 0.5 * weights * np.tensordot(parts, gap * slope * scale, 2)
+    gradient[:-2] = 0.5 * scale * weights * np.tensordot(parts, gap * slope, 2)
     gradient[-2] = 0.5 * scale * (gap * correlation).sum()
     gradient[-1] = 0.5 * noise * np.trace(gap)
-    centre = np.concatenate([np.full(len(theta) - 2, -1.0), [0.0, np.log(1e-2)]])
-    width = np.concatenate([np.full(len(theta) - 2, 2.0), [1.0, 1.5]])
-    off = (theta - centre) / width
-    return float(loss + 0.5 * off @ off), gradient + off / width
+    off = (theta - prior[:, 0]) / prior[:, 1]
+    loss = 0.5 * z @ alpha + np.log(np.diag(lower)).sum() + 0.5 * off @ off
+    return float(loss), gradient + off / prior[:, 1]
