@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "image_set": ["DataSplits", "ImageSet"],
         "layers": ["LayerInfo", "describe"],
         "model": ["VisionTransformer"],
+        "profile": ["Profile", "profile_model"],
         "recipe": ["Recipe"],
         "training": ["Batch", "FitResult", "cross_entropy", "fit"],
         "zoo": ["create_model", "timm_config"],
