@@ -100,7 +100,8 @@ class CostAwareSampler(BaseSampler):
         pool = self._pool(done, losses, rng).without({self._key(t.params) for t in (*done, *running)})
         if len(done) < MODELLED or len(done) + len(running) < self._startup:
             return dict(pool.candidates[self._spread(pool, len(done) + len(running), rng)])
-        worth = self._improvement(pool, [t.params for t in (*done, *running)], losses, signs, rng)
+        under_way = self._priced(t.params for t in running)
+        worth = self._improvement(pool, [t.params for t in done], losses, under_way, signs, rng)
         return dict(pool.candidates[int(np.argmax(worth))])
 
     def _check_objectives(self, count: int) -> None:
@@ -115,6 +116,10 @@ class CostAwareSampler(BaseSampler):
         if self._base is None:
             first = np.random.default_rng([self._seed])
             self._base = self._priced(enumerate_grid(self._space) if few else draw(self._space, self._pool_size, first))
+            if not self._base.candidates:
+                raise InputError(
+                    "constraints", "of the sampler", "some that a candidate keeps: none of them is feasible"
+                )
         if few or not done:
             return self._base
         best = [done[i].params for i in np.flatnonzero(non_dominated(losses)).tolist()]
@@ -142,11 +147,18 @@ class CostAwareSampler(BaseSampler):
         return int(rng.choice(order[start : start + max(1, len(order) // self._startup)]))
 
     def _improvement(
-        self, pool: Pool, tried: Sequence[Params], losses: Floats, signs: Floats, rng: np.random.Generator
+        self,
+        pool: Pool,
+        done: Sequence[Params],
+        losses: Floats,
+        running: Pool,
+        signs: Floats,
+        rng: np.random.Generator,
     ) -> Floats:
-        """Expected hypervolume improvement of each candidate; the first `len(losses)` of `tried` are finished."""
+        """Expected hypervolume improvement of each candidate of the pool."""
         is_known = np.array([objective in self._known for objective in range(len(signs))])
-        costs = np.array([[f(params) for f in self._known.values()] for params in tried])
+        tried = [*done, *running.candidates]
+        costs = np.vstack([losses[:, is_known] * signs[is_known], running.costs])
         ranks = Ranks(pool.costs)
         rows, seen = ranks.beside(pool.encoded, pool.costs), ranks.beside(self._encode(tried), costs)
         owner = np.append(self._encode.owner, self._encode.owner[-1] + 1 + np.arange(costs.shape[1]))

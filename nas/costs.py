@@ -74,8 +74,7 @@ class Costs:
 
     Args:
         space: what the candidates come from.
-        hardware: a fifo_sim.Hardware, the name of a preset or the path of a TOML file; needed for cycles, sram_kib,
-            energy_pj and bytes only.
+        hardware: a fifo_sim.Hardware, the name of a preset or the path of a TOML file; needed for STREAMED only.
         metrics: the costs wanted, out of SHAPE and STREAMED.
 
     Raises:
@@ -139,9 +138,10 @@ class Costs:
         found: dict[str, float] = {}
         if set(SHAPE) & set(self.metrics):
             found = {"params": float(config_params(config)), "macs": float(sum(x.macs for x in layers_of(config)))}
-        if self.hardware is not None and set(STREAMED) & set(self.metrics):
-            streamed, reason = streamed_costs(config, self.hardware, **self.space.streaming(params))
-            found |= streamed
+        streamed = [name for name in self.metrics if name in STREAMED]
+        if self.hardware is not None and streamed:
+            costs, reason = streamed_costs(config, self.hardware, streamed, **self.space.streaming(params))
+            found |= costs
         return {name: found[name] for name in self.metrics}, reason
 
 
@@ -153,30 +153,29 @@ def config_params(config: ViTConfig) -> int:
 
 
 def streamed_costs(
-    config: ViTConfig, hardware: Hardware, tile: int, fifo: int, attention: str
+    config: ViTConfig, hardware: Hardware, metrics: Iterable[str], tile: int, fifo: int, attention: str
 ) -> tuple[dict[str, float], str]:
     """What one image costs that streams through the hardware, and why it cannot, or "".
 
-    cycles from the first firing to the last; sram_kib of all buffers on chip; energy_pj of the run; bytes of all
-    weights as they are stored; dram_bytes of traffic.
+    Args:
+        metrics: out of cycles (from the first firing to the last), sram_kib (all buffers on chip), energy_pj (of the
+            run), bytes (all weights as they are stored) and dram_bytes (traffic).
     """
-    from fifo_sim import simulate
-    from fifo_sim.lowering import lower
+    from fifo_sim import DoesNotFit, lower, simulate
 
     try:
         lowered = lower(config, hardware, tile=tile, fifo=fifo, attention=attention)
-    except InputError as error:
-        if error.field != "hardware.sram_kib":
-            raise
-        return dict.fromkeys(STREAMED, math.inf), f"the {hardware.sram_kib:g} KiB on chip of {hardware.name}"
+    except DoesNotFit:
+        return dict.fromkeys(metrics, math.inf), f"the {hardware.sram_kib:g} KiB on chip of {hardware.name}"
     cycles = simulate(lowered.pipeline, history=False).cycles
     if cycles is None:
-        return dict.fromkeys(STREAMED, math.inf), "deadlock"
-    stored = sum(op.weights.total_bytes for op in lowered.graph.operations if op.weights is not None)
-    return {
-        "cycles": float(cycles),
-        "sram_kib": lowered.memory.sram_kib,
-        "energy_pj": lowered.energy().total_pj,
-        "bytes": float(stored),
-        "dram_bytes": float(lowered.memory.total_dram_bytes),
-    }, ""
+        return dict.fromkeys(metrics, math.inf), "deadlock"
+    stored = (op.weights.total_bytes for op in lowered.graph.operations if op.weights is not None)
+    measures: dict[str, Callable[[], float]] = {
+        "cycles": lambda: cycles,
+        "sram_kib": lambda: lowered.memory.sram_kib,
+        "energy_pj": lambda: lowered.energy().total_pj,
+        "bytes": lambda: sum(stored),
+        "dram_bytes": lambda: lowered.memory.total_dram_bytes,
+    }
+    return {name: float(measures[name]()) for name in metrics}, ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas.pareto import finished, front, hypervolume_history
-from vit.errors import require_choice
+from vit.errors import InputError, require_choice
 from vit.files import written_aside
 
 if TYPE_CHECKING:
@@ -28,9 +28,11 @@ def plot_front(study: Study, path: str | Path | None = None, x: str | None = Non
         x, y: objectives; left out, y is accuracy (or the first) and x the last of the others.
 
     Raises:
-        InputError: x or y is no objective of the study, or `path` cannot be written.
+        InputError: fewer than two objectives, x or y is none of them, or `path` cannot be written.
     """
     names = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
+    if len(names) < 2:
+        raise InputError("study", study.study_name, "a study of at least two objectives")
     y = require_choice("y", y or ("accuracy" if "accuracy" in names else names[0]), names)
     x = require_choice("x", x or [name for name in names if name != y][-1], names)
     columns = [names.index(x), names.index(y)]

@@ -21,6 +21,7 @@ from vit.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 Params = dict[str, Any]
+NEAR = 0.1  # of a range: how far a number moves to a near one
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,10 @@ def draw(space: Mapping[str, BaseDistribution], count: int, rng: np.random.Gener
 
 
 def mutate(params: Params, space: Mapping[str, BaseDistribution], rng: np.random.Generator) -> Params:
-    """The candidate with one parameter, sometimes two, drawn anew."""
+    """The candidate with one parameter, sometimes two, drawn anew: numbers near the old value as often as anywhere."""
     names = list(space)
     changed = rng.choice(len(names), size=min(len(names), 1 + int(rng.random() < 0.3)), replace=False)
-    return params | {names[i]: _random(space[names[i]], rng) for i in changed}
+    return params | {name: _other(space[name], params[name], rng) for name in (names[i] for i in changed)}
 
 
 def _column(name: str, distribution: BaseDistribution) -> tuple[int, Callable[[Any], float]]:
@@ -142,6 +143,19 @@ def _values(distribution: BaseDistribution) -> Sequence[Any]:
     assert isinstance(distribution, FloatDistribution)
     assert distribution.step
     return [_on_grid(distribution, i) for i in range(int(_count(distribution)))]
+
+
+def _other(distribution: BaseDistribution, value: Any, rng: np.random.Generator) -> Any:
+    if isinstance(distribution, CategoricalDistribution) or rng.random() < 0.5:
+        return _random(distribution, rng)
+    assert isinstance(distribution, (IntDistribution, FloatDistribution))
+    low, high, step = distribution.low, distribution.high, distribution.step
+    width = NEAR * rng.normal()
+    moved = value * (high / low) ** width if distribution.log else value + (high - low) * width
+    if step:
+        moved = low + step * round((moved - low) / step)
+    moved = min(max(moved, low), high)
+    return int(moved) if isinstance(distribution, IntDistribution) else float(moved)
 
 
 def _random(distribution: BaseDistribution, rng: np.random.Generator) -> Any:

@@ -41,7 +41,6 @@ class GaussianProcess:
         groups = [rows[:, self._owner == parameter] for parameter in range(int(self._owner.max()) + 1)]
         parts = np.stack([_squared_distances(group, group) for group in groups])
         prior = np.array([RELEVANCE] * len(groups) + [SCALE, NOISE])
-        bounds = [(-8.0, 6.0)] * len(groups) + [(-4.0, 4.0), (np.log(1e-6), 1.0)]
         starts = [prior[:, 0], prior[:, 0] + self._rng.normal(0, 1, len(prior))]
         with BLAS.limit(limits=1):  # on matrices this small, threads only wait for one another
             best: Any = min((_optimum(start, parts, z, prior) for start in starts), key=lambda found: float(found.fun))
