@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import kernels.sim_layout as at
+from fifo_sim.parts import EACH_ITS_OWN
 from fifo_sim.pattern import Pattern
 from fifo_sim.pipeline import Pipeline
 
@@ -49,9 +50,9 @@ class Layout:
     def state(self, depths: Sequence[int] | npt.NDArray[np.int64], history: bool) -> State:
         """State for a run with these depths, in edge order; with room for the times of all firings if `history`."""
         stages, edges = self.stages.copy(), self.edges.copy()
-        depth = np.asarray(depths, dtype=np.uint64)
         writes = stages[edges[:, at.SRC].astype(np.int64), at.FIRINGS]
-        sizes = _power_of_two(np.minimum(depth, writes))
+        depth = np.minimum(np.asarray(depths, dtype=np.uint64), writes)
+        sizes = _power_of_two(depth)
         edges[:, at.DEPTH], edges[:, at.MASK] = depth, sizes - np.uint64(1)
         edges[:, at.SLOTS] = np.cumsum(sizes) - sizes
         slots = np.zeros(int(sizes.sum()), np.uint64)
@@ -89,6 +90,7 @@ def _lay_out(pipeline: Pipeline) -> Layout:
         row[at.NEED], row[at.NEED_AT], row[at.REL_AT] = need.at(0), table.place(need), table.place(rel)
         row[at.NEED_PERIOD], row[at.NEED_STEP] = need.period, need.step
         row[at.REL_PERIOD], row[at.REL_STEP] = rel.period, rel.step
+        row[at.ONE_EACH] = need == rel == EACH_ITS_OWN and edge.release == "start"
     for i, resource in enumerate(pipeline.resources):
         members = [pipeline.index[name] for name in resource.order]
         ports[i, at.MEMBERS] = links.place([int(row_of_stage[m]) for m in members])

@@ -63,6 +63,7 @@ REL_PERIOD = U(18)
 REL_PHASE = U(19)
 REL_BASE = U(20)
 REL_STEP = U(21)
+ONE_EACH = U(22)  # 1: each firing takes one token and gives it back at its start
 
 # a port
 PORT_WORDS = U(5)
