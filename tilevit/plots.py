@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -44,6 +45,9 @@ def pareto(search: Results) -> Figure:
             [winner[objective]], [winner[accuracy]], marker="*", s=170, c=ORANGE, label="winner", edgecolors="black"
         )
         axes.set(xlabel=names[objective], ylabel="validation accuracy", xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend(fontsize=8)
     return figure
 

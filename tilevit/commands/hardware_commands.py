@@ -201,7 +201,7 @@ def profile(
     from vit import profile_model
 
     network = load_model(model).network()
-    told: dict[str, Any] = profile_model(network, batch=batch).to_dict()
+    told: dict[str, Any] = profile_model(network, batch_size=batch).to_dict()
     if hardware is not None:
         from fifo_sim import lower
         from fifo_sim import simulate as simulated
