@@ -18,7 +18,8 @@ Flags = NDArray[np.uint8]
 Word = Any  # a np.uint64; mypy takes the numbers of a range for int
 ZERO, ONE = np.uint64(0), np.uint64(1)
 LIMIT = np.uint64(2**61)  # of a cycle count
-INLINE = {"forceinline": True, "_nrt": False, "error_model": "numpy"}  # no reference counts in the inner loops
+INLINE: Any = {"forceinline": True, "_nrt": False, "error_model": "numpy"}  # no reference counts in the inner loops
+ENTRY: Any = {"cache": True, "nogil": True, "_nrt": False, "error_model": "numpy"}
 
 
 @njit(**INLINE)

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 import kernels.sim_layout as at
-from kernels.sim_moves import INLINE, ONE, ZERO, Flags, Words, end, start
+from kernels.sim_moves import ENTRY, INLINE, ONE, ZERO, Flags, Words, end, start
 
 
 @njit(**INLINE)
@@ -85,7 +85,7 @@ def _grant(stages: Words, ports: Words, links: Words, dirty: Flags) -> bool:
 _WORDS = "uint64[::1]"
 
 
-@njit(f"int64({', '.join([_WORDS] * 8)}, uint8[::1])", cache=True, nogil=True, error_model="numpy", _nrt=False)
+@njit(f"int64({', '.join([_WORDS] * 8)}, uint8[::1])", **ENTRY)
 def walk(
     stages: Words,
     edges: Words,
