@@ -18,7 +18,7 @@ class Mask(nn.Module):
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mask", mask.bool())
+        self.register_buffer("mask", mask.bool().clone())  # the caller keeps its own
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask

@@ -16,6 +16,7 @@ from vit.errors import InputError
 from vit.files import written_aside
 
 VERSION = "1"
+LABEL = "tilevit"
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], kind: str) -> None:
@@ -29,9 +30,9 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata:
     """
     plain = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     text = json.dumps(metadata, allow_nan=False)
-    header = {"format": f"tilevit {kind}", "version": VERSION, "json": text, "crc32": _checksum(plain, text)}
-    with written_aside(path) as temporary:
-        temporary.write_bytes(save(plain, header))
+    label = {"format": f"tilevit {kind}", "version": VERSION, "json": text, "crc32": _checksum(plain, text)}
+    with written_aside(path) as temporary:  # one header entry: safetensors writes several in any order
+        temporary.write_bytes(save(plain, {LABEL: json.dumps(label)}))
 
 
 def read_tensors(path: str | Path, kind: str, field: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -48,17 +49,17 @@ def read_tensors(path: str | Path, kind: str, field: str) -> tuple[dict[str, np.
         raise InputError(field, str(path), f"an existing {kind} file")
     try:
         with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            found = header.get("format", "no file of tilevit")
+            label = _label(file)
+            found = label.get("format", "no file of tilevit")
             if found != f"tilevit {kind}":
                 raise InputError(field, str(path), f"a {kind} file written by tilevit", f"this is: {found}")
-            if header.get("version") != VERSION:
-                hint = f"this is version {header.get('version')}: use the tilevit that wrote it"
+            if label.get("version") != VERSION:
+                hint = f"this is version {label.get('version')}: use the tilevit that wrote it"
                 raise InputError(field, str(path), f"a {kind} file of version {VERSION}", hint)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        if header.get("crc32") != _checksum(tensors, header["json"]):
+        if label.get("crc32") != _checksum(tensors, label["json"]):
             raise _damaged(field, path, kind, "its checksum disagrees")
-        return tensors, json.loads(header["json"])
+        return tensors, json.loads(label["json"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
@@ -75,12 +76,17 @@ def kind_of(path: str | Path, field: str) -> str:
         raise InputError(field, str(path), "an existing file")
     try:
         with safe_open(path, framework="numpy") as file:
-            found = (file.metadata() or {}).get("format", "")
+            found = str(_label(file).get("format", ""))
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(field, path, "model", str(error)) from error
     if not found.startswith("tilevit "):
         raise InputError(field, str(path), "a file written by tilevit", f"this is: {found or 'a foreign file'}")
     return found.removeprefix("tilevit ")
+
+
+def _label(file: Any) -> dict[str, Any]:
+    label = json.loads((file.metadata() or {}).get(LABEL, "{}"))
+    return label if isinstance(label, dict) else {}
 
 
 def _damaged(field: str, path: str | Path, kind: str, reason: str) -> InputError:
