@@ -18,13 +18,13 @@ I16 = NDArray[np.int16]
 I8 = NDArray[np.int8]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def round_clip(value: np.float32, low: np.float32, high: np.float32) -> np.float32:
     """The nearest whole number, ties away from zero, within [low, high]."""
     return min(max(np.trunc(value + np.copysign(BELOW_HALF, value)), low), high)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def activation_codes(x: F32, scale: np.float32, low: int, high: int, out: I16) -> None:
     """out = x / scale rounded to whole numbers in [low, high]; flat arrays."""
     lowest, highest = np.float32(low), np.float32(high)
@@ -32,7 +32,7 @@ def activation_codes(x: F32, scale: np.float32, low: int, high: int, out: I16) -
         out[i] = np.int16(round_clip(x[i] / scale, lowest, highest))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def matmul(a: I16, w: I8, out: I32) -> None:
     """out (m, n) = a (m, k) @ w (k, n) in int32."""
     rows, inner = a.shape
@@ -47,7 +47,7 @@ def matmul(a: I16, w: I8, out: I32) -> None:
                     out[i, j] += value * np.int32(w[k, j])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def linear(a: I16, w: I8, scale: F32, bias: F32, out: F32) -> None:
     """out (m, n) = float32(a @ w) * scale + bias, one multiplication and one addition after the exact sum."""
     rows, inner = a.shape
@@ -65,7 +65,7 @@ def linear(a: I16, w: I8, scale: F32, bias: F32, out: F32) -> None:
             out[i, j] = np.float32(sums[j]) * scale[j] + bias[j]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def attention(
     qkv: I16, heads: int, width: int, score_scale: np.float32, context_scale: np.float32, top: int, out: F32
 ) -> None:

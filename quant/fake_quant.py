@@ -16,44 +16,46 @@ of s whatever its size; dx^/d(log2 s) = dx^/ds s ln 2. The forward pass uses s r
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quant import scales
+from quant import fused, scales
 from quant.codec import nearest
 from quant.exact import round_away
 from quant.level_sets import activation_range, level_set
 
-_LOG2_LIMIT = (
-    100.0  # of |log2 scale|: far inside float32, so that a diverging run fails by its loss, not by a NaN scale
-)
+_LOG2_LIMIT = 100.0  # of |log2 scale|: inside float32, so that a diverging run fails by its loss, not by a NaN scale
 _SAMPLE = 1 << 16  # values that an activation scale is first fitted to
 
 
 class FakeQuantize(torch.autograd.Function):
-    """x^ of the module's docstring; `scale` broadcasts against x and is the value used, log2_scale its parameter."""
+    """x^ of the module's docstring: `scale` is the value used, log2_scale its parameter, both () or (len(x),)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, log2_scale: Tensor, scale: Tensor, scheme: str, unsigned: bool) -> Tensor:
-        ctx.save_for_backward(x, log2_scale, scale)
+        ctx.save_for_backward(x, scale)
         ctx.scheme, ctx.unsigned = scheme, unsigned
+        if fused.fits(x):
+            return fused.rounded(x, scale, fused.levels_of(scheme, unsigned))
+        scale = along_first_axis(scale, x)
         return (nearest_level(x.float() / scale, scheme, unsigned) * scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, log2_scale, scale = ctx.saved_tensors
+        x, scale = ctx.saved_tensors
         low, high = _range(ctx.scheme, ctx.unsigned)
-        scaled = x.float() / scale
-        inside = (scaled >= low) & (scaled <= high)
-        level = nearest_level(scaled, ctx.scheme, ctx.unsigned)
-        to_scale = grad.float() * torch.where(inside, level - scaled, level)
-        per_scale = to_scale.sum() if scale.numel() == 1 else to_scale.flatten(1).sum(1)
-        values = x.numel() / (x.shape[0] if log2_scale.dim() == 0 else scale.numel())
-        factor = scale.reshape(log2_scale.shape) * (math.log(2) / math.sqrt(values * high))
-        return grad * inside, per_scale.reshape(log2_scale.shape) * factor, None, None, None
+        if fused.fits(x, grad):
+            by_x, sums = fused.gradients(x, grad.clone(), scale, fused.levels_of(ctx.scheme, ctx.unsigned))
+        else:
+            scaled = x.float() / along_first_axis(scale, x)
+            inside = (scaled >= low) & (scaled <= high)
+            level = nearest_level(scaled, ctx.scheme, ctx.unsigned)
+            to_scale = grad.float() * torch.where(inside, level - scaled, level)
+            by_x, sums = grad * inside, to_scale.sum() if scale.numel() == 1 else to_scale.flatten(1).sum(1)
+        values = x.numel() / (x.shape[0] if scale.dim() == 0 else scale.numel())
+        return by_x, fused.scale_gradient(sums.view(scale.shape), scale, values, high), None, None, None
 
 
 class Quantizer(nn.Module):
@@ -71,6 +73,11 @@ class Quantizer(nn.Module):
         self.fresh = True
 
     @property
+    def kernel_levels(self) -> fused.Levels:
+        """The levels as the fused kernels take them."""
+        return fused.levels_of(self.scheme, self.unsigned)
+
+    @property
     def largest(self) -> int:
         """The largest magnitude of a level."""
         low, high = _range(self.scheme, self.unsigned)
@@ -85,14 +92,15 @@ class Quantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.fit_if_fresh(x)
-        rounded: Tensor = FakeQuantize.apply(x, self.log2_scale, self._scale_for(x), self.scheme, self.unsigned)  # type: ignore[no-untyped-call]
+        rounded: Tensor = FakeQuantize.apply(x, self.log2_scale, self.scale(), self.scheme, self.unsigned)  # type: ignore[no-untyped-call]
         return rounded
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The level of each value, as float32 whole numbers, and the scale: their product is the rounded x. Not
         differentiable."""
         self.fit_if_fresh(x)
-        return nearest_level(x.detach().float() / self._scale_for(x), self.scheme, self.unsigned), self.scale()
+        scale = self.scale()
+        return nearest_level(x.detach().float() / along_first_axis(scale, x), self.scheme, self.unsigned), scale
 
     @torch.no_grad()
     def fit_if_fresh(self, x: Tensor) -> None:
@@ -109,10 +117,6 @@ class Quantizer(nn.Module):
         self.log2_scale.copy_(torch.log2(fitted))
         self.fresh = False
 
-    def _scale_for(self, x: Tensor) -> Tensor:
-        scale = self.scale()
-        return scale if scale.numel() == 1 else scale.view(-1, *[1] * (x.dim() - 1))
-
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         """A float model's state has no scale: then it is no missing key, but fitted anew."""
         name = f"{prefix}log2_scale"
@@ -120,6 +124,11 @@ class Quantizer(nn.Module):
         if self.fresh:
             state = {**state, name: self.log2_scale.detach()}
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+def along_first_axis(scale: Tensor, x: Tensor) -> Tensor:
+    """A scale, or one for each x[i], in a shape that broadcasts against x."""
+    return scale if scale.numel() == 1 else scale.view(-1, *[1] * (x.dim() - 1))
 
 
 def nearest_level(scaled: Tensor, scheme: str, unsigned: bool = False) -> Tensor:

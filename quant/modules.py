@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant import exact
+from quant import exact, fused
 from quant.config import FLOAT, QuantConfig
 from quant.fake_quant import Quantizer
 from quant.level_sets import bits_of
@@ -60,7 +60,11 @@ class _QuantLayer(nn.Module):
         """The rounded input, weight and bias, differentiable."""
         x = x if self.input_quant is None else self.input_quant(x)
         weight = self.weight if self.weight_quant is None else self.weight_quant(self.weight)
-        return x, weight, (None if self.bias is None else straight_through(self.bias, round_half(self.bias)))
+        return x, weight, self._stored_bias()
+
+    def _stored_bias(self) -> Tensor | None:
+        """The bias as it is stored, differentiable."""
+        return None if self.bias is None else straight_through(self.bias, round_half(self.bias))
 
     def _exact(self, rows: Tensor) -> Tensor:
         """rows (..., inner) times the weight (out, inner): whole numbers first, then one scale and one bias."""
@@ -85,7 +89,21 @@ class QuantLinear(_QuantLayer, nn.Linear):  # type: ignore[misc]  # Linear decla
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return self._exact(x)
-        return F.linear(*self._fake_quantised(x))
+        if self.input_quant is None or self.weight_quant is None or not fused.fits(x, self.weight):
+            return F.linear(*self._fake_quantised(x))
+        inputs, weights = self.input_quant, self.weight_quant
+        inputs.fit_if_fresh(x)
+        weights.fit_if_fresh(self.weight)
+        product: Tensor = fused.FakeQuantLinear.apply(  # type: ignore[no-untyped-call]
+            x,
+            self.weight,
+            self._stored_bias(),
+            inputs.log2_scale,
+            weights.log2_scale,
+            (inputs.scale(), weights.scale()),
+            (inputs.kernel_levels, weights.kernel_levels),
+        )
+        return product
 
 
 class QuantConv2d(_QuantLayer, nn.Conv2d):
@@ -153,15 +171,32 @@ class QuantAttentionCore(nn.Module):
         return self._train(q, k, v, mask) if self.training else self._exact(q, k, v, mask)
 
     def _train(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = self.quantise(q, k, v)
         if not self.quantises:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if mask is None and fused.fits(q, k, v):
+            return self._train_fused(q, k, v)
+        q, k, v = self.quantise(q, k, v)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, heads, T, T)
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf)
         p = scores.softmax(-1)
         top = self.largest_probability
         return straight_through(p, torch.round(p.detach() * top) / top) @ v
+
+    def _train_fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        quants = self.query, self.key, self.value
+        for quant, x in zip(quants, (q, k, v), strict=True):
+            quant.fit_if_fresh(x)
+        context: Tensor = fused.FakeQuantAttention.apply(  # type: ignore[no-untyped-call]
+            q,
+            k,
+            v,
+            *(quant.log2_scale for quant in quants),
+            tuple(quant.scale() for quant in quants),
+            self.query.kernel_levels,
+            self.largest_probability,
+        )
+        return context
 
     def _exact(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         width, tokens = q.shape[-1], k.shape[-2]
