@@ -31,7 +31,9 @@ def nearest(scaled: np.float32, kind: int, low: np.float32, high: np.float32, ta
     magnitude = abs(scaled)
     if kind == POT4:
         bits = np.float32(magnitude).view(np.int32)
-        index = np.int32(min(7, max(((bits + 0x400000) >> 23) - 126, 1)))  # 1 to 7: the level 2^(index - 1)
+        index = np.int32(
+            min(np.int32(7), max(((bits + 0x400000) >> 23) - 126, np.int32(1)))
+        )  # 1 to 7: the level 2^(index - 1)
         level = np.int32((index + 126) << 23).view(np.float32)
         return np.float32(np.copysign(level if magnitude >= np.float32(0.5) else np.float32(0), scaled))
     count = table.size // 2
