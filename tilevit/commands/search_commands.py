@@ -49,6 +49,7 @@ def search(
 ) -> None:
     """Search architectures; the study persists and goes on with the same command. Shows the Pareto front."""
     import nas
+    from nas.pareto import finished
     from vit import Recipe, load_data
 
     splits = load_data(data, seed=seed)
@@ -85,7 +86,7 @@ def search(
         )
     best = nas.front(study)
     result: dict[str, Any] = {
-        "trials": len(nas.finished(study)),
+        "trials": len(finished(study)),
         "front": [{"params": dict(trial.params), **dict(zip(names, trial.values, strict=True))} for trial in best],
     }
     if "accuracy" in names:

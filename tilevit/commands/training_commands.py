@@ -77,8 +77,8 @@ def distill(
     """Train a small student to answer like a teacher: lam_kd·T²·KL + lam_f·feature MSE + lam_ce·cross-entropy."""
     from tilevit.models import load_model
     from tilevit.training import trained, training_recipe
+    from vit import distill as distilled
     from vit import load_data
-    from vit.distill import distill as distilled
 
     splits = load_data(data, seed=seed)
     student = load_model(model, splits, seed).network()
