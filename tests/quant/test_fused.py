@@ -70,7 +70,8 @@ def test_attention(scheme: str, tokens: int, width: int) -> None:
     top = core.largest_probability
     expected = run_both(straight_through(p, torch.round(p.detach() * top) / top) @ value)
     for ours, theirs in zip(found, expected, strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item() + 1e-6)
+        difference = (ours - theirs).norm() / theirs.norm().clamp(min=1e-3)  # a probability on a tie may go either way
+        assert difference < 2e-3
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
