@@ -82,10 +82,11 @@ class ImageFolder:
         """What the decoded images depend on: the files, and the shape asked for."""
         listed: list[list[object]] = []
         for path, _ in self.files[part]:
+            whole = os.path.join(self.root, part, path)
             try:
-                status = os.stat(os.path.join(self.root, part, path))
+                status = os.stat(whole)
             except OSError as error:
-                raise InputError("data", path, "a readable image", f"the system says: {error.strerror}") from error
+                raise InputError("data", whole, "a readable image", f"the system says: {error.strerror}") from error
             listed.append([path, status.st_size, status.st_mtime_ns])
         text = json.dumps([listed, self.image_size, self.channels])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
