@@ -34,6 +34,7 @@ def test_linear(scheme: str, per_channel: bool) -> None:
     config = QuantConfig(weights=scheme, activations="int4", per_channel=per_channel)
     layer = prepared_model(quant=config.to_dict()).blocks[0].mlp.fc1.train()
     assert isinstance(layer, QuantLinear)
+    torch.manual_seed(0)
     x = torch.randn(5, 7, layer.in_features).requires_grad_()
     grad = torch.randn(5, 7, layer.out_features)
     found = run_backward(layer, layer(x), x, grad)
@@ -53,6 +54,7 @@ def test_linear(scheme: str, per_channel: bool) -> None:
 @pytest.mark.parametrize(("tokens", "width"), [(1, 1), (6, 5), (17, 8), (65, 32)])
 def test_attention(scheme: str, tokens: int, width: int) -> None:
     core = QuantAttentionCore(QuantConfig(activations=scheme)).train()
+    torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, tokens, width).requires_grad_() for _ in range(3))
     for quantizer, x in ((core.query, q), (core.key, k), (core.value, v)):
         quantizer.fit_if_fresh(x)
