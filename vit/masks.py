@@ -54,6 +54,10 @@ def set_mask(layer: nn.Module, mask: Tensor) -> None:
 def remove_mask(layer: nn.Module) -> None:
     """Make the layer's masked weight an ordinary one again; its zeros stay, but nothing holds them."""
     if _find(layer) is not None:
+        # Copies of a layer share the class that torch takes the parametrized `weight` off: give this layer its own.
+        shared = type(layer)
+        own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+        layer.__class__ = type(shared.__name__, shared.__bases__, own)
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 

@@ -51,3 +51,16 @@ def test_a_second_mask_replaces_the_first_and_copies_keep_theirs() -> None:
     remove_mask(model[2])
     assert masks(model) == {}
     assert (model[0].weight[~second] == 0).all()
+
+
+def test_removing_the_mask_of_a_copy_leaves_the_original_alone() -> None:
+    original = layer()
+    set_mask(original, torch.rand(4, 6) > 0.5)
+    before = original.weight.detach().clone()
+    twin = copy.deepcopy(original)
+    remove_mask(twin)
+    assert torch.equal(original.weight, before)
+    assert torch.equal(twin.weight, before)
+    assert type(twin) is nn.Linear
+    remove_mask(original)
+    assert torch.equal(original.weight, before)
