@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +86,7 @@ def fit(
     *,
     device: str | torch.device = "cpu",
     loss: Loss | None = None,
+    identity: Mapping[str, Any] | None = None,
     on_epoch: Callable[[Row], None] | None = None,
     on_step: Callable[[nn.Module, int, int], None] | None = None,
     name: str = "train",
@@ -100,6 +101,7 @@ def fit(
         out: folder for `<name>_state.safetensors`, from which a stopped training goes on.
         device: "cpu", "cuda", "cuda:N" or "auto".
         loss: of (model, batch), in place of cross-entropy; called once a step.
+        identity: JSON values that the loss depends on, by what they are; a training in `out` must have had the same.
         on_epoch: called with each row of the history, those of epochs done before an interruption included.
         on_step: called with (model, steps done, steps in all) after each step, for schedules that change the model.
         name: of the state file; trainings that share a folder need different ones.
@@ -110,12 +112,12 @@ def fit(
     place = resolve_device(device)
     model.to(place)
     state_file = None if out is None else Path(out) / f"{name}_state.safetensors"
-    identity = fingerprint(model, data, recipe) if state_file else {}
+    same = {**fingerprint(model, data, recipe), **(identity or {})} if state_file else {}
     trainer = _Trainer(model, data, recipe, place, loss or cross_entropy, on_step)
     history: list[Row] = []
     finished = False
     if state_file is not None and state_file.exists():
-        state = TrainingState.load(state_file, identity)
+        state = TrainingState.load(state_file, same)
         trainer.restore(state)
         history, finished = state.history, state.finished
         if on_epoch is not None:
@@ -128,7 +130,7 @@ def fit(
             if finished:
                 trainer.finish()
             if state_file is not None:
-                trainer.state(identity, history, finished).save(state_file)
+                trainer.state(same, history, finished).save(state_file)
             if on_epoch is not None:
                 on_epoch(history[-1])
     model.eval()
