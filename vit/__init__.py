@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "config": ["ViTConfig"],
         "data": ["load_data"],
         "device": ["resolve_device"],
+        "distillation": ["distill"],
         "errors": ["InputError"],
         "evaluation": ["Evaluation", "evaluate"],
         "image_set": ["DataSplits", "ImageSet"],
