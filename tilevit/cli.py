@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ goes on where it was when the same command is given again. Bad input is told in 
 """
 
 INTERRUPTED = 130
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 app = typer.Typer(
     help=HELP, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False, add_completion=True
@@ -72,6 +74,10 @@ def _exit_code(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in NO_PLACE:
+            raise
+        return _refuse(f"{error.filename or 'output'}: a writable place with free space is needed; {error.strerror}")
     except ValueError as error:
         from vit.errors import InputError
 

@@ -1,6 +1,8 @@
 """Bad input at the command line: exit code 2, one line that names what is wrong, and no file touched."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -80,6 +82,14 @@ def test_run_refuses(refused, tmp_path, flags, words):
 
 def test_run_refuses_a_place_it_cannot_write(refused):
     assert "/proc/tilevit" in refused("run", "--out", "/proc/tilevit")
+
+
+def test_a_disk_that_fills_up_under_a_library_is_told_in_one_line(refused, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some.file")
+
+    monkeypatch.setattr("tilevit.settings.resolve", full)
+    assert "some.file" in refused("run")
 
 
 def test_run_refuses_an_unreadable_image_by_name(refused, folder, tmp_path):
