@@ -147,5 +147,9 @@ def test_export_writes_files_for_other_tools(told, place, trained, quantised):
 
 
 def test_distill_trains_a_student(told, place, trained):
-    flags = ["--teacher", str(trained), "--epochs", "1", "--out", str(place / "student")]
-    assert told("distill", str(place / "model.toml"), *flags)["epochs"] == 1
+    flags = ["--teacher", str(trained), "--epochs", "1"]
+    for name, more in (("soft", []), ("hard", ["--hard"])):
+        told_by = told("distill", str(place / "model.toml"), *flags, *more, "--out", str(place / name))
+        assert told_by["epochs"] == 1
+    soft, hard = (list(csv.DictReader((place / n / "stats.csv").read_text().splitlines())) for n in ("soft", "hard"))
+    assert soft[0]["train_loss"] != hard[0]["train_loss"]

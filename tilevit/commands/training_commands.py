@@ -64,6 +64,9 @@ def distill(
     lam_kd: Annotated[float, typer.Option(help="Weight of temp² × KL(teacher, student).")] = 0.7,
     lam_f: Annotated[float, typer.Option(help="Weight of the mean squared difference of the features.")] = 0.2,
     lam_ce: Annotated[float, typer.Option(help="Weight of the cross-entropy with the labels.")] = 0.1,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Learn the teacher's class instead of its probabilities.")
+    ] = False,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
@@ -82,7 +85,7 @@ def distill(
 
     splits = load_data(data, seed=seed)
     student = load_model(model, splits, seed).network()
-    method = partial(distilled, teacher=teacher, temp=temp, lam_kd=lam_kd, lam_f=lam_f, lam_ce=lam_ce)
+    method = partial(distilled, teacher=teacher, temp=temp, lam_kd=lam_kd, lam_f=lam_f, lam_ce=lam_ce, hard=hard)
     settings = training_recipe(splits.name, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
     result = trained(student, splits, settings, out, device=device, fresh=fresh, train=method, name="distill")
     tell("Trained", result, json)
