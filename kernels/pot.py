@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 BELOW_HALF = np.float32(0.5 - 2.0**-25)
 
 
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def round_clip(value: np.float32, low: np.float32, high: np.float32) -> np.float32:
+    """The nearest whole number, ties away from zero, within [low, high]."""
+    return min(max(np.trunc(value + np.copysign(BELOW_HALF, value)), low), high)
+
+
 @njit(cache=True, nogil=True)
 def pot4_codes(scaled: NDArray[np.float32], codes: NDArray[np.uint8]) -> None:
     """pot4 codes of float32 values (flat): sign bit and exponent of the nearest of 0, 1, 2, 4 ... 64.
@@ -50,6 +56,5 @@ def uniform_codes(scaled: NDArray[np.float32], low: int, high: int, codes: NDArr
     mask = high - low
     for i in range(scaled.size):
         value = scaled[i]
-        rounded = np.trunc(value + np.copysign(BELOW_HALF, value))
-        level = int(min(max(rounded, np.float32(low)), np.float32(high)))
+        level = int(round_clip(value, np.float32(low), np.float32(high)))
         codes[i] = level & mask

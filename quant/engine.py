@@ -5,60 +5,59 @@ Step for step it is what a prepared model evaluates, with the same roundings, so
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import integer, nonlinear
-from quant.level_sets import activation_range, bits_of
+from kernels import gemm, nonlinear
+from kernels.attention import attention
+from kernels.pot import BELOW_HALF
+from kernels.split import pieces, run
+from quant.level_sets import activation_range, bits_of, level_set
 from vit.errors import InputError, require_int
 
 if TYPE_CHECKING:
     from quant.packed import PackedLayer, PackedModel
 
 F32 = NDArray[np.float32]
-_INT32 = 2**31
 
 
 class _Linear:
-    """One layer, ready to multiply: x (rows, inner) -> (rows, out), both float32."""
+    """One layer, ready to multiply: x (rows, inner) -> (rows, out), both float32.
+
+    Whole numbers go through kernels.gemm. Where the input stays float, or sums may leave int32 (pot6), the product runs
+    in float64 and is rounded once.
+    """
 
     def __init__(self, layer: PackedLayer, activations: str) -> None:
-        self.bias, self.input_scale = layer.bias, layer.input_scale
-        self.weight: NDArray[Any]
-        self.scale: F32 | None = None
-        if layer.levels is None:  # a float layer
-            assert layer.weight is not None
-            self.exact, self.weight = False, layer.weight.T.astype(np.float64)
-            return
-        assert layer.scale is not None
-        scale = np.broadcast_to(layer.scale, layer.bias.shape)
-        self.exact = layer.input_scale is not None
-        if self.input_scale is not None:
+        self.bias, self.input_scale, self.scale = layer.bias, layer.input_scale, layer.scale
+        levels = layer.levels
+        self.whole: gemm.Weights | None = None
+        if self.scale is not None:
+            self.scale = np.ascontiguousarray(np.broadcast_to(self.scale, layer.bias.shape))
+        if self.input_scale is not None and levels is not None and self.scale is not None:
             self.low, self.high = activation_range(activations, layer.unsigned)
-            scale = np.float32(self.input_scale) * scale
-            largest = max(-self.low, self.high) * int(np.abs(layer.levels).max(initial=1)) * layer.levels.shape[1]
-            self.exact = largest < _INT32 and np.abs(layer.levels).max(initial=0) <= 128
-        self.scale = np.ascontiguousarray(scale)
-        kind = np.int8 if self.exact else np.float64
-        self.weight = np.ascontiguousarray(layer.levels.T.astype(kind))
-
-    def codes(self, x: F32) -> NDArray[np.int16]:
-        """The whole numbers that stand for x."""
-        out = np.empty(x.shape, np.int16)
-        assert self.input_scale is not None
-        scale = np.float32(self.input_scale)
-        integer.activation_codes(x.reshape(-1), scale, self.low, self.high, out.reshape(-1))
-        return out
+            self.scale = np.float32(self.input_scale) * self.scale
+            largest = int(np.abs(levels).max(initial=0))
+            if largest <= 128 and max(-self.low, self.high) * largest * levels.shape[1] < 2**31:
+                codes = layer.codes if bits_of(layer.scheme) == 4 else None
+                table = None if codes is None else level_set(layer.scheme).by_code
+                self.whole = gemm.arrange(levels, self.low, self.high, codes=codes, table=table)
+                return
+        weight = layer.weight if levels is None else levels
+        assert weight is not None
+        self.wide = weight.T.astype(np.float64)
 
     def __call__(self, x: F32) -> F32:
-        values: NDArray[Any] = self.codes(x) if self.input_scale is not None else x
-        if self.exact and self.scale is not None:
-            out = np.empty((x.shape[0], self.weight.shape[1]), np.float32)
-            integer.linear(values, self.weight, self.scale, self.bias, out)
-            return out
-        sums = (values.astype(np.float64) @ self.weight).astype(np.float32)
+        if self.whole is not None and self.input_scale is not None and self.scale is not None:
+            return gemm.linear(x, np.float32(self.input_scale), self.whole, self.scale, self.bias)
+        values = x.astype(np.float64)
+        if self.input_scale is not None:
+            scaled = x / np.float32(self.input_scale)
+            values = np.clip(np.trunc(scaled + np.copysign(BELOW_HALF, scaled)), self.low, self.high).astype(np.float64)
+        sums = (values @ self.wide).astype(np.float32)
         return (sums if self.scale is None else sums * self.scale) + self.bias
 
 
@@ -67,16 +66,21 @@ class Engine:
 
     def __init__(self, model: PackedModel) -> None:
         self.model, self.config = model, model.config
+        self.path = gemm.chosen_path()
         self.pixel_values = _pixel_values(model.mean, model.std)
         self.linear = {name: _Linear(layer, model.activations) for name, layer in model.layers.items()}
 
-    def predict(self, images: Any, batch_size: int = 64) -> F32:
+    def predict(self, images: Any, batch_size: int = 4, threads: int | None = None) -> F32:
         """Logits (N, num_classes) of images (N, C, H, W); see PackedModel.predict."""
         require_int("batch_size", batch_size)
+        count = require_int("threads", _processors() if threads is None else threads)
         pixels = self._checked(images)
         logits = np.empty((len(pixels), self.config.num_classes), np.float32)
-        for start in range(0, len(pixels), batch_size):
-            logits[start : start + batch_size] = self._forward(self._normalised(pixels[start : start + batch_size]))
+
+        def work(part: slice) -> None:
+            logits[part] = self._forward(self._normalised(pixels[part]))
+
+        run(work, pieces(len(pixels), batch_size), count)
         return logits
 
     def _checked(self, images: Any) -> NDArray[Any]:
@@ -128,8 +132,9 @@ class Engine:
         name = f"blocks.{i}"
         x = x + self._attend(self._norm(x, f"{name}.norm1"), i)
         hidden = self._rows(f"{name}.mlp.fc1", self._norm(x, f"{name}.norm2"))
-        nonlinear.gelu(hidden.reshape(-1), hidden.reshape(-1))
-        return x + self._rows(f"{name}.mlp.fc2", hidden)
+        active = np.empty_like(hidden)  # in place it would run value by value
+        nonlinear.gelu(hidden.reshape(-1), active.reshape(-1))
+        return x + self._rows(f"{name}.mlp.fc2", active)
 
     def _attend(self, x: F32, i: int) -> F32:
         heads, width = self.config.heads_of(i), self.config.head_width
@@ -137,25 +142,10 @@ class Engine:
         if self.model.attention_scales is None:
             context = _float_attention(qkv, heads, width)
         else:
-            context = self._whole_attention(qkv, heads, width, self.model.attention_scales[i])
+            low, high = activation_range(self.model.activations, False)
+            top = 2 ** bits_of(self.model.activations) - 1
+            context = attention(qkv, heads, width, self.model.attention_scales[i], low, high, top, self.path)
         return self._rows(f"blocks.{i}.attn.proj", context)
-
-    def _whole_attention(self, qkv: F32, heads: int, width: int, scales: F32) -> F32:
-        low, high = activation_range(self.model.activations, False)
-        codes = np.empty(qkv.shape, np.int16)
-        inside = heads * width
-        for part, scale in enumerate(scales):
-            place = slice(part * inside, (part + 1) * inside)
-            values = np.ascontiguousarray(qkv[:, :, place])
-            rounded = np.empty(values.shape, np.int16)
-            integer.activation_codes(values.reshape(-1), scale, low, high, rounded.reshape(-1))
-            codes[:, :, place] = rounded
-        top = 2 ** bits_of(self.model.activations) - 1
-        wide = scales.astype(np.float64)
-        score_scale = np.float32(wide[0] * wide[1] * width**-0.5)
-        context = np.empty((*qkv.shape[:2], inside), np.float32)
-        integer.attention(codes, heads, width, score_scale, scales[2] / np.float32(top), top, context)
-        return context
 
     def _pool(self, tokens: F32) -> F32:
         if self.config.pool == "cls":
@@ -176,6 +166,11 @@ class Engine:
     def _rows(self, name: str, x: F32) -> F32:
         """A linear layer on the last axis."""
         return self.linear[name](np.ascontiguousarray(x).reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def _processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pixel_values(mean: NDArray[np.float64], std: NDArray[np.float64]) -> F32:

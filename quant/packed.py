@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from quant.codec import code_levels
 from quant.config import ACTIVATIONS, FLOAT
-from quant.level_sets import SCHEMES, bits_of
+from quant.level_sets import SCHEMES, bits_of, level_set
 from quant.packing import pack_codes, unpack_codes
 from quant.scales import from_bfloat16, to_bfloat16
 from vit.config import ViTConfig
@@ -51,7 +51,7 @@ class PackedLayer:
     Attributes:
         name: its path in VisionTransformer.
         scheme: of the weight, or "float".
-        levels: int64 (out, inner), the whole-number weights; None for "float".
+        codes: uint8 (out, inner), the codes of the weight; None for "float".
         weight: float32 (out, inner) for "float", else None.
         scale: float32 (out,) or (1,), what one level counts; None for "float".
         bias: float32 (out,); zeros where the layer has none.
@@ -61,12 +61,17 @@ class PackedLayer:
 
     name: str
     scheme: str
-    levels: NDArray[np.int64] | None
+    codes: NDArray[np.uint8] | None
     weight: F32 | None
     scale: F32 | None
     bias: F32
     input_scale: float | None
     unsigned: bool
+
+    @property
+    def levels(self) -> NDArray[np.int64] | None:
+        """The weight in whole numbers, int64 (out, inner); None for "float"."""
+        return None if self.codes is None else level_set(self.scheme).by_code[self.codes]
 
 
 class PackedModel:
@@ -117,18 +122,20 @@ class PackedModel:
         tensors, metadata = read_tensors(path, kind=KIND, field=KIND)
         return cls(tensors, metadata, str(path))
 
-    def predict(self, images: Any, batch_size: int = 64) -> F32:
+    def predict(self, images: Any, batch_size: int = 4, threads: int | None = None) -> F32:
         """Logits (N, num_classes), float32; `.argmax(1)` of them are the labels.
 
         Args:
             images: (N, channels, height, width), uint8 pixels (normalised here by the stored mean and deviation), or
                 floats that are normalised already.
-            batch_size: images computed at a time; it changes memory and speed, never the result.
+            batch_size: images a thread computes at a time. A few are fastest: what they need stays in cache.
+            threads: how many threads share the images; by default one for each processor at hand. Neither number
+                changes the result.
 
         Raises:
             InputError: images of another shape or type, or not finite.
         """
-        return self.engine.predict(images, batch_size)
+        return self.engine.predict(images, batch_size, threads)
 
     @cached_property
     def engine(self) -> Engine:
@@ -139,7 +146,7 @@ class PackedModel:
 
     def sparsity(self) -> dict[str, float]:
         """Fraction of weights that are exactly 0, by layer, and under "total" over all of them."""
-        kept = {n: layer.weight if layer.levels is None else layer.levels for n, layer in self.layers.items()}
+        kept = {n: layer.weight if layer.codes is None else layer.codes for n, layer in self.layers.items()}
         zeros = {name: int((values == 0).sum()) for name, values in kept.items() if values is not None}
         sizes = {name: int(values.size) for name, values in kept.items() if values is not None}
         return {**{n: zeros[n] / sizes[n] for n in zeros}, "total": sum(zeros.values()) / sum(sizes.values())}
@@ -193,14 +200,16 @@ class PackedModel:
         packed = self._take(f"{name}.codes", np.uint8, None)
         try:
             codes = unpack_codes(packed, bits_of(scheme), info.cols * info.inner)
-            levels = code_levels(codes, scheme).reshape(shape)
+            code_levels(codes, scheme)  # refuses codes that stand for no level
         except InputError as error:
             raise self._wrong(f"{name}.codes", f"{scheme} codes of a weight {shape}", str(error)) from error
         per_layer = getattr(self.tensors.get(f"{name}.scale"), "shape", ()) == (1,)
         bits = self._take(f"{name}.scale", np.uint16, (1 if per_layer else info.cols,))
         scale = from_bfloat16(bits)
         self._check_values(f"{name}.scale", scale, positive=True)
-        return PackedLayer(name, scheme, levels, None, scale, bias, self._input_scales.get(name), unsigned)
+        return PackedLayer(
+            name, scheme, codes.reshape(shape), None, scale, bias, self._input_scales.get(name), unsigned
+        )
 
     def _read_floats(self) -> None:
         """Norms, class token and positions."""

@@ -1,53 +1,107 @@
-"""Integer kernels against int64 NumPy, the worst case included."""
+"""Integer kernels against int64 NumPy on every path this CPU can take, the worst case included."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels import integer
+from kernels import gemm
+from kernels.attention import attention
+from quant import convert, exact
+from quant.level_sets import level_set
+from tests.quant.models import images, prepared_model
 from tests.quant.reference import integer_matmul
 
-
-def product(a: np.ndarray, w: np.ndarray) -> np.ndarray:
-    out = np.empty((a.shape[0], w.shape[1]), np.int32)
-    integer.matmul(a.astype(np.int16), np.ascontiguousarray(w.astype(np.int8)), out)
-    return out
+PATHS = gemm.supported()
 
 
-@given(seed=st.integers(0, 2**32 - 1), m=st.integers(1, 9), k=st.integers(1, 70), n=st.integers(1, 40))
-def test_accumulators_are_exact(seed: int, m: int, k: int, n: int) -> None:
+def round_to(x: np.ndarray, low: int, high: int) -> np.ndarray:
+    return np.clip(np.trunc(x + np.copysign(np.float32(0.49999997), x)), low, high).astype(np.int64)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    m=st.integers(1, 9),
+    k=st.integers(1, 70),
+    n=st.integers(1, 40),
+    largest=st.sampled_from([1, 64, 100, 128]),
+    unsigned=st.booleans(),
+)
+def test_accumulators_are_exact(path: str, seed: int, m: int, k: int, n: int, largest: int, unsigned: bool) -> None:
     random = np.random.default_rng(seed)
-    a, w = random.integers(-128, 256, (m, k)), random.integers(-128, 128, (k, n))
-    assert np.array_equal(product(a, w), integer_matmul(a, w))
+    low, high = (0, 255) if unsigned else (-128, 127)
+    a, w = random.integers(low, high + 1, (m, k)), random.integers(-largest, min(largest, 127) + 1, (n, k))
+    assert np.array_equal(gemm.matmul(a, gemm.arrange(w, low, high, path=path)), integer_matmul(a, w.T))
 
 
-@pytest.mark.parametrize(("activation", "weight"), [(255, 64), (255, -64), (-128, -128), (255, -128)])
-def test_the_worst_case_is_exact(activation: int, weight: int) -> None:
-    a, w = np.full((3, 4096), activation), np.full((4096, 5), weight)
-    assert np.array_equal(product(a, w), integer_matmul(a, w))
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("activation", "weight"), [(255, 64), (255, -64), (-128, -128), (255, -128), (-128, 127)])
+def test_the_worst_case_is_exact(path: str, activation: int, weight: int) -> None:
+    a, w = np.full((5, 4096), activation), np.full((17, 4096), weight)
+    arranged = gemm.arrange(w, min(activation, 0), 255 if activation > 0 else 127, path=path)
+    assert np.array_equal(gemm.matmul(a, arranged), integer_matmul(a, w.T))
 
 
-def test_linear_is_one_multiplication_and_one_addition_after_the_sum() -> None:
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("scheme", ["pot4", "apot4", "int4"])
+def test_codes_decoded_inside_the_kernel(path: str, scheme: str) -> None:
+    tables = level_set(scheme)
     random = np.random.default_rng(0)
-    a, w = random.integers(-128, 128, (30, 96)), random.integers(-64, 65, (96, 50))
+    codes = random.choice(np.flatnonzero(tables.valid), (50, 37)).astype(np.uint8)
+    arranged = gemm.arrange(tables.by_code[codes], -128, 127, codes=codes, table=tables.by_code, path=path)
+    assert path == "portable" or arranged.kind == gemm.FOUR_BIT
+    a = random.integers(-128, 128, (9, 37))
+    assert np.array_equal(gemm.matmul(a, arranged), integer_matmul(a, tables.by_code[codes].T))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("rows", [1, 3, 64, 130])
+def test_linear_is_one_multiplication_and_one_addition_after_the_sum(path: str, rows: int) -> None:
+    random = np.random.default_rng(0)
+    x, w = (random.normal(size=(rows, 96)) * 90).astype(np.float32), random.integers(-64, 65, (50, 96))
     scale, bias = random.normal(size=50).astype(np.float32), random.normal(size=50).astype(np.float32)
-    out = np.empty((30, 50), np.float32)
-    integer.linear(a.astype(np.int16), w.astype(np.int8), scale, bias, out)
-    assert np.array_equal(out, integer_matmul(a, w).astype(np.float32) * scale + bias)
+    out = gemm.linear(x, np.float32(0.7), gemm.arrange(w, -128, 127, path=path), scale, bias)
+    sums = integer_matmul(round_to(x / np.float32(0.7), -128, 127), w.T)
+    assert np.array_equal(out, sums.astype(np.float32) * scale + bias)
 
 
-def test_attention_is_the_definition_step_by_step() -> None:
-    images, tokens, heads, width = 2, 7, 3, 5
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("tokens", "width"), [(1, 1), (7, 5), (17, 8), (65, 32), (33, 17)])
+def test_attention_is_the_definition_step_by_step(path: str, tokens: int, width: int) -> None:
+    heads, count = 3, 2
     random = np.random.default_rng(0)
-    qkv = random.integers(-128, 128, (images, tokens, 3 * heads * width)).astype(np.int16)
-    out = np.empty((images, tokens, heads * width), np.float32)
-    integer.attention(qkv, heads, width, np.float32(1e-4), np.float32(0.01), 255, out)
-    q, k, v = qkv.reshape(images, tokens, 3, heads, width).transpose(2, 0, 3, 1, 4).astype(np.int64)
-    scores = (q @ k.transpose(0, 1, 3, 2)) * 1e-4
-    p = np.exp(scores - scores.max(-1, keepdims=True))
-    p /= p.sum(-1, keepdims=True)
-    context = (np.rint(p * 255).astype(np.int64) @ v) * 0.01
-    assert np.allclose(out, context.transpose(0, 2, 1, 3).reshape(out.shape), atol=1e-4 * np.abs(context).max())
+    qkv = random.normal(size=(count, tokens, 3 * heads * width)).astype(np.float32)
+    scales = np.array([0.02, 0.03, 0.04], np.float32)
+    out = attention(qkv, heads, width, scales, -128, 127, 255, path)
+    parts = qkv.reshape(count, tokens, 3, heads, width).transpose(2, 0, 3, 1, 4)
+    q, k, v = (round_to(part / scale, -128, 127) for part, scale in zip(parts, scales, strict=True))
+    factor = np.float32(np.float64(scales[0]) * np.float64(scales[1]) * width**-0.5)
+    scores = (q @ k.transpose(0, 1, 3, 2)).astype(np.float32) * factor
+    p = exact.softmax(torch.from_numpy(scores)).numpy()
+    context = (round_to(p * np.float32(255), 0, 255) @ v).astype(np.float32) * (scales[2] / np.float32(255))
+    assert np.array_equal(out, context.transpose(0, 2, 1, 3).reshape(out.shape))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_whole_model_gives_the_same_bits_on_every_path(path: str, monkeypatch) -> None:
+    model = prepared_model(0.5)
+    monkeypatch.setenv(gemm.VARIABLE, path)
+    packed = convert(model)
+    assert packed.engine.path == path
+    expected = model(images(11)).detach().numpy()
+    assert np.array_equal(packed.predict(images(11)), expected)
+    assert np.array_equal(packed.predict(images(11), batch_size=3, threads=3), expected)
+
+
+def test_the_path_can_be_asked_for_and_a_wrong_one_is_named(monkeypatch) -> None:
+    monkeypatch.setenv(gemm.VARIABLE, "portable")
+    assert gemm.chosen_path() == "portable"
+    monkeypatch.setenv(gemm.VARIABLE, "sse")
+    with pytest.raises(ValueError, match="TILEVIT_KERNELS = 'sse': allowed on this CPU"):
+        gemm.chosen_path()
+    monkeypatch.delenv(gemm.VARIABLE)
+    assert gemm.chosen_path() == PATHS[0]
