@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prune.anatomy import blocks, channel_sides, dim_of, heads_of, keep_only, note_shapes, require_vit
 from vit.config import ViTConfig
 from vit.errors import require_float, require_int
+from vit.zoo import model_spec
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -60,7 +61,11 @@ def structured_prune(
     if channels > 0:
         _cut_channels(smaller, channels, round_to)
     note_shapes(smaller)
-    _note_config(smaller)
+    config = getattr(model, "config", None)
+    if isinstance(config, ViTConfig):
+        _note_config(smaller, config)
+    elif channels > 0:  # what create_model builds a timm model from; the widths inside blocks it reads off the model
+        smaller.timm_spec = model_spec(model) | {"embed_dim": dim_of(smaller), "num_heads": 1}  # type: ignore[assignment]
     return smaller
 
 
@@ -153,10 +158,7 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, Tensor]:
     return module, getattr(module, last)
 
 
-def _note_config(model: Any) -> None:
-    old = getattr(model, "config", None)
-    if not isinstance(old, ViTConfig):
-        return
+def _note_config(model: Any, old: ViTConfig) -> None:
     heads = tuple(heads_of(block) for block in blocks(model))
     hidden = tuple(block.mlp.fc1.out_features for block in blocks(model))
     even = len(set(heads)) == 1

@@ -1,11 +1,16 @@
 import copy
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from prune import CubicSchedule, sparsity
-from vit import InputError
+from vit import InputError, VisionTransformer, ViTConfig
+from vit.data import load_data
+from vit.recipe import Recipe
+from vit.training import fit
 
 
 def test_follows_the_formula_of_zhu_and_gupta() -> None:
@@ -62,3 +67,29 @@ def test_bad_input_is_named(arguments: dict[str, object], field: str) -> None:
     with pytest.raises(InputError) as caught:
         CubicSchedule(**arguments)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.99])
+def test_prunes_within_fit_and_resumes_bit_for_bit(tmp_path: Path, ema: float) -> None:
+    data, recipe = load_data("digits"), Recipe(epochs=3, batch_size=256, lr=2e-3, ema=ema)
+    config = ViTConfig(image_size=8, patch_size=4, in_channels=1, dim=16, depth=1, heads=2)
+
+    def trained(out: Path | None, stop: int | None = None) -> VisionTransformer:
+        torch.manual_seed(0)
+        model = VisionTransformer(config)
+
+        def interrupt(row: dict[str, float]) -> None:
+            if row["epoch"] == stop:
+                raise KeyboardInterrupt
+
+        with suppress(KeyboardInterrupt):
+            fit(model, data, recipe, out, on_step=CubicSchedule(0.7, every=1), on_epoch=interrupt)
+        return model
+
+    whole = trained(None)
+    for stop in (1, 2, None):
+        resumed = trained(tmp_path, stop)
+    assert sparsity(whole)["total"] == pytest.approx(0.7, abs=1e-3)
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )

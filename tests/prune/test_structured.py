@@ -1,14 +1,17 @@
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from vit.zoo import create_model
 
 from prune import magnitude_prune, nm_prune, sparsity, structured_prune
 from prune.structured import channel_importance, head_importance, unit_importance
 from vit import InputError, VisionTransformer, ViTConfig, describe
+from vit.checkpoint import load_checkpoint, save_checkpoint
 from vit.masks import masks
+from vit.zoo import create_model
 
 BASE = ViTConfig(image_size=8, patch_size=4, in_channels=1, dim=32, depth=3, heads=4)
 VARIANTS = [
@@ -108,6 +111,20 @@ def test_timm_models_get_smaller_and_still_train(name: str) -> None:
     logits.sum().backward()
     assert logits.shape == (2, 5)
     assert smaller.blocks[0].attn.qkv.weight.shape[1] == 144
+
+
+@pytest.mark.parametrize("make", [random_vit, lambda: timm_vit("vit_tiny_patch16_224")])
+@pytest.mark.parametrize("channels", [0.0, 0.25])
+def test_what_is_cut_and_masked_survives_a_checkpoint(
+    make: Callable[[], nn.Module], channels: float, tmp_path: Path
+) -> None:
+    smaller = magnitude_prune(structured_prune(make(), channels=channels), 0.4)
+    save_checkpoint(tmp_path / "pruned.safetensors", smaller)
+    loaded = load_checkpoint(tmp_path / "pruned.safetensors").model
+    x = torch.randn(2, *((1, 8, 8) if isinstance(smaller, VisionTransformer) else (3, 32, 32)))
+    assert torch.equal(loaded(x), smaller.eval()(x))
+    assert sparsity(loaded) == sparsity(smaller)
+    assert set(masks(loaded)) == set(masks(smaller))
 
 
 def test_nothing_asked_changes_nothing() -> None:
