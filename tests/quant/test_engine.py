@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -105,3 +110,19 @@ def test_the_path_can_be_asked_for_and_a_wrong_one_is_named(monkeypatch) -> None
         gemm.chosen_path()
     monkeypatch.delenv(gemm.VARIABLE)
     assert gemm.chosen_path() == PATHS[0]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="an x86 instruction")
+def test_the_vnni_path_compiles_to_its_instruction() -> None:
+    """What can be checked of it on a CPU without VNNI; where there is one, the tests above run it."""
+    program = (
+        "from numba import types, int64, uint8, int8, int32\nfrom kernels import gemm\n"
+        "arrays = types.Array(uint8, 2, 'C'), types.Array(uint8, 1, 'C'), types.Array(int8, 1, 'C')\n"
+        "kernel = gemm._sums_vnni.py_func\nfrom numba import njit\n"
+        "made = njit((int64, *arrays, types.Array(int32, 2, 'C')))(kernel)\n"
+        "print(next(iter(made.inspect_asm().values())).count('vpdpbusd'))"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "NUMBA_CPU_NAME": "icelake-server"}
+    environment["NUMBA_CPU_FEATURES"] = "+avx2,+avx512f,+avx512vl,+avx512vnni"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert int(result.stdout or 0) >= 20, result.stderr
