@@ -47,14 +47,14 @@ class GaussianProcess:
         self._weights = np.exp(best.x[:-2] / 2)[self._owner]
         self._scale, noise = float(np.exp(best.x[-2])), float(np.exp(best.x[-1]))
         self._rows = rows * self._weights
-        kernel = self._scale * matern52(_squared_distances(self._rows, self._rows))[0]
+        kernel = self._scale * matern52(_squared_distances(self._rows, self._rows))
         self._lower = cholesky(kernel + (noise + JITTER) * np.eye(len(z)), lower=True)
         self._alpha = cho_solve((self._lower, True), z)
         return self
 
     def predict(self, rows: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the noise-free objective at rows (m, columns): each (m,)."""
-        cross = self._scale * matern52(_squared_distances(rows * self._weights, self._rows))[0]
+        cross = self._scale * matern52(_squared_distances(rows * self._weights, self._rows))
         half = solve_triangular(self._lower, cross.T, lower=True)
         variance = np.maximum(self._scale - np.square(half).sum(axis=0), 1e-10)
         return self._mean + self._spread * (cross @ self._alpha), self._spread * np.sqrt(variance)
@@ -66,11 +66,16 @@ def _optimum(start: Floats, parts: Floats, z: Floats, prior: Floats) -> Any:
     return minimize(_loss, start, (parts, z, prior), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
 
 
-def matern52(squared: Floats) -> tuple[Floats, Floats]:
-    """The Matern-5/2 correlation at squared distances, and its derivative with respect to them."""
+def matern52(squared: Floats) -> Floats:
+    """The Matern-5/2 correlation at squared distances (Rasmussen & Williams 2006, equation 4.17)."""
     root = np.sqrt(5 * squared)
-    decay = np.exp(-root)
-    return (1 + root + 5 / 3 * squared) * decay, -5 / 6 * (1 + root) * decay
+    return (1 + root + 5 / 3 * squared) * np.exp(-root)
+
+
+def matern52_slope(squared: Floats) -> Floats:
+    """The derivative of `matern52` with respect to the squared distance."""
+    root = np.sqrt(5 * squared)
+    return -5 / 6 * (1 + root) * np.exp(-root)
 
 
 def _squared_distances(a: Floats, b: Floats) -> Floats:
@@ -85,13 +90,14 @@ def _loss(theta: Floats, parts: Floats, z: Floats, prior: Floats) -> tuple[float
     Rasmussen & Williams 2006, equations 5.8 and 5.9; theta holds the logarithms of relevances, scale and noise.
     """
     weights, scale, noise = np.exp(theta[:-2]), np.exp(theta[-2]), np.exp(theta[-1])
-    correlation, slope = matern52(np.tensordot(weights, parts, 1))
+    squared = np.tensordot(weights, parts, 1)
+    correlation = matern52(squared)
     lower = cholesky(scale * correlation + (noise + JITTER) * np.eye(len(z)), lower=True)
     inverse = cho_solve((lower, True), np.eye(len(z)))
     alpha = inverse @ z
     gap = inverse - np.outer(alpha, alpha)  # the loss grows by half of its trace with the change of the kernel
     gradient = np.empty_like(theta)
-    gradient[:-2] = 0.5 * scale * weights * np.tensordot(parts, gap * slope, 2)
+    gradient[:-2] = 0.5 * scale * weights * np.tensordot(parts, gap * matern52_slope(squared), 2)
     gradient[-2] = 0.5 * scale * (gap * correlation).sum()
     gradient[-1] = 0.5 * noise * np.trace(gap)
     off = (theta - prior[:, 0]) / prior[:, 1]
