@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 import kernels.sim_layout as at
 from fifo_sim.parts import EACH_ITS_OWN
-from fifo_sim.pattern import Pattern
+from fifo_sim.pattern import LARGEST, Pattern
 from fifo_sim.pipeline import Pipeline
 
+PAGE, LINE = 512, 8  # words; long rows begin a cache line apart, lest all of them meet in one set of the cache
+HUGE = 1 << 19  # words from which on numpy asks for large pages, which cost less to touch for the first time
 Words = npt.NDArray[np.uint64]
 
 
@@ -29,6 +31,10 @@ class State:
     ends: Words
     dirty: npt.NDArray[np.uint8]
 
+    def rows(self) -> tuple[Any, ...]:
+        """Stages, edges, ports and slots, flat."""
+        return self.stages.reshape(-1), self.edges.reshape(-1), self.ports.reshape(-1), self.slots
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -38,6 +44,7 @@ class Layout:
         stages, edges, ports: rows in their first state; edges without depth and slots.
         links, table: as the kernels want them.
         row_of_stage: position among the rows of each stage of the pipeline; the rows follow the FIFOs.
+        busy: cycles each stage of the pipeline computes in all.
     """
 
     stages: Words
@@ -46,6 +53,7 @@ class Layout:
     links: Words
     table: Words
     row_of_stage: npt.NDArray[np.int64]
+    busy: list[int]
 
     def state(self, depths: Sequence[int] | npt.NDArray[np.int64], history: bool) -> State:
         """State for a run with these depths, in edge order; with room for the times of all firings if `history`."""
@@ -56,8 +64,9 @@ class Layout:
         edges[:, at.DEPTH], edges[:, at.MASK] = depth, sizes - np.uint64(1)
         edges[:, at.SLOTS] = np.cumsum(sizes) - sizes
         slots = np.zeros(int(sizes.sum()), np.uint64)
-        firings = int(stages[:, at.FIRINGS].sum()) if history else 0
-        starts, ends = np.empty(firings, np.uint64), np.empty(firings, np.uint64)
+        firings = int(stages[-1, at.HISTORY] + stages[-1, at.FIRINGS]) if history else 0
+        times = np.empty(max(2 * firings, HUGE if firings > PAGE else 0), np.uint64)
+        starts, ends = times[:firings], times[firings : 2 * firings]
         return State(stages, edges, self.ports.copy(), slots, starts, ends, np.ones(len(stages), np.uint8))
 
 
@@ -74,45 +83,85 @@ def _lay_out(pipeline: Pipeline) -> Layout:
     row_of_stage = np.empty(len(order), np.int64)
     row_of_stage[list(order)] = np.arange(len(order))
     table, links = _Table(), _Links()
-    stages = np.zeros((len(order), int(at.STAGE_WORDS)), np.uint64)
-    edges = np.zeros((len(pipeline.edges), int(at.EDGE_WORDS)), np.uint64)
-    ports = np.zeros((len(pipeline.resources), int(at.PORT_WORDS)), np.uint64)
     inputs: list[list[int]] = [[] for _ in order]
     outputs: list[list[int]] = [[] for _ in order]
-    rotating: list[list[int]] = [[] for _ in order]
     for i, edge in enumerate(pipeline.edges):
-        src, dst = pipeline.index[edge.src], pipeline.index[edge.dst]
-        outputs[src].append(i * int(at.EDGE_WORDS))
-        inputs[dst].append(i * int(at.EDGE_WORDS))
-        need, rel, row = edge.need_pattern, edge.rel_pattern, edges[i]
-        row[at.LATENCY], row[at.PEAK], row[at.AT_END] = edge.latency, 1, edge.release == "end"
-        row[at.SRC], row[at.DST] = row_of_stage[src], row_of_stage[dst]
-        row[at.NEED], row[at.NEED_AT], row[at.REL_AT] = need.at(0), table.place(need), table.place(rel)
-        row[at.NEED_PERIOD], row[at.NEED_STEP] = need.period, need.step
-        row[at.REL_PERIOD], row[at.REL_STEP] = rel.period, rel.step
-        row[at.ONE_EACH] = need == rel == EACH_ITS_OWN and edge.release == "start"
+        outputs[pipeline.index[edge.src]].append(i * int(at.EDGE_WORDS))
+        inputs[pipeline.index[edge.dst]].append(i * int(at.EDGE_WORDS))
+    stages = _stage_rows(pipeline, table, links, inputs, outputs)
+    edges = _edge_rows(pipeline, table, row_of_stage.tolist())
+    ports = _port_rows(pipeline, links, stages, row_of_stage.tolist())
+    if _longest_time(pipeline) < LARGEST:
+        single = (stages[:, at.KIND] & at.EAGER == 0) | (stages[:, at.OUTPUT_COUNT] < 2)
+        stages[single & (stages[:, at.KIND] & (at.BBS | at.PORT) == 0), at.KIND] |= at.PLAIN
+    busy = [stage.service_pattern.total(n) for stage, n in zip(pipeline.stages, pipeline.firings, strict=True)]
+    return Layout(stages, edges, ports, links.words(), table.words(), row_of_stage, busy)
+
+
+def _stage_rows(
+    pipeline: Pipeline, table: _Table, links: _Links, inputs: list[list[int]], outputs: list[list[int]]
+) -> Words:
+    order, history, rows = pipeline.topological_order, 0, []
+    services = table.place_services([pipeline.stages[s].service_pattern for s in order])
+    for s, (service, stride) in zip(order, services, strict=True):
+        stage, firings = pipeline.stages[s], pipeline.firings[s]
+        kind = int(at.BBS) * (stage.mode == "bbs") | int(at.EAGER) * (stage.fork == "eager")
+        words = {at.FIRINGS: firings, at.KIND: kind, at.HISTORY: history}
+        words |= {at.SERVICE: service, at.SERVICE_STRIDE: stride}
+        words |= {at.SERVICE_PERIOD: stage.service_pattern.period * stride}
+        words |= {at.INPUTS: links.place(inputs[s]), at.INPUT_COUNT: len(inputs[s])}
+        words |= {at.OUTPUTS: links.place(outputs[s]), at.OUTPUT_COUNT: len(outputs[s])}
+        rows.append(words)
+        history += firings + (LINE if firings >= PAGE else 0)
+    return _matrix(rows, at.STAGE_WORDS)
+
+
+def _edge_rows(pipeline: Pipeline, table: _Table, row_of_stage: list[int]) -> Words:
+    rows = []
+    for edge in pipeline.edges:
+        need, rel = edge.need_pattern, edge.rel_pattern
+        words = {at.LATENCY: edge.latency, at.PEAK: 1, at.AT_END: int(edge.release == "end")}
+        words |= {at.SRC: row_of_stage[pipeline.index[edge.src]], at.DST: row_of_stage[pipeline.index[edge.dst]]}
+        words |= {at.NEED: need.at(0), at.NEED_AT: table.place(need), at.REL_AT: table.place(rel)}
+        words |= {at.NEED_PERIOD: need.period, at.NEED_STEP: need.step}
+        words |= {at.REL_PERIOD: rel.period, at.REL_STEP: rel.step}
+        words |= {at.TAKES_ONE: int(need == EACH_ITS_OWN), at.GIVES_ONE: int(rel == EACH_ITS_OWN)}
+        rows.append(words)
+    return _matrix(rows, at.EDGE_WORDS)
+
+
+def _port_rows(pipeline: Pipeline, links: _Links, stages: Words, row_of_stage: list[int]) -> Words:
+    """Rows of ports; the stages that use them are told so in theirs."""
+    rows = []
+    rotating: list[list[int]] = [[] for _ in pipeline.stages]
     for i, resource in enumerate(pipeline.resources):
-        members = [pipeline.index[name] for name in resource.order]
-        ports[i, at.MEMBERS] = links.place([int(row_of_stage[m]) for m in members])
-        ports[i, at.MEMBER_COUNT], ports[i, at.PRIORITY] = len(members), resource.policy == "priority"
-        for m in members:
-            row = stages[row_of_stage[m]]
-            row[at.KIND] |= at.PORT
-            if resource.policy == "priority":
-                row[at.PRIORITY_PORT] = 1 + i * int(at.PORT_WORDS)
-            else:
-                rotating[m].append(i * int(at.PORT_WORDS))
-    history = 0
-    for t, s in enumerate(order):
-        stage, row = pipeline.stages[s], stages[t]
-        row[at.FIRINGS], row[at.HISTORY] = pipeline.firings[s], history
-        history += pipeline.firings[s]
-        row[at.KIND] |= (at.BBS if stage.mode == "bbs" else 0) | (at.EAGER if stage.fork == "eager" else 0)
-        row[at.SERVICE], row[at.SERVICE_PERIOD] = table.place(stage.service_pattern), stage.service_pattern.period
-        row[at.INPUTS], row[at.INPUT_COUNT] = links.place(inputs[s]), len(inputs[s])
-        row[at.OUTPUTS], row[at.OUTPUT_COUNT] = links.place(outputs[s]), len(outputs[s])
-        row[at.PORTS], row[at.PORT_COUNT] = links.place(rotating[s]), len(rotating[s])
-    return Layout(stages, edges, ports, links.words(), table.words(), row_of_stage)
+        members = [row_of_stage[pipeline.index[name]] for name in resource.order]
+        stages[members, at.KIND] |= at.PORT
+        if resource.policy == "priority":
+            stages[members, at.PRIORITY_PORT] = 1 + i * int(at.PORT_WORDS)
+        else:
+            for member in members:
+                rotating[member].append(i * int(at.PORT_WORDS))
+        words = {at.MEMBERS: links.place(members), at.MEMBER_COUNT: len(members)}
+        rows.append(words | {at.PRIORITY: int(resource.policy == "priority")})
+    for row, ports in enumerate(rotating if rows else []):
+        stages[row, at.PORTS], stages[row, at.PORT_COUNT] = links.place(ports), len(ports)
+    return _matrix(rows, at.PORT_WORDS)
+
+
+def _matrix(rows: list[dict[np.uint64, int]], width: np.uint64) -> Words:
+    """Rows of words from what is not 0 in them."""
+    matrix = np.zeros((len(rows), int(width)), np.uint64)
+    for word in rows[0] if rows else ():
+        matrix[:, word] = [row[word] for row in rows]
+    return matrix
+
+
+def _longest_time(pipeline: Pipeline) -> int:
+    """No cycle of a run is later: all service times, latencies and waits for a slot one after another."""
+    services = sum(n * stage.service_pattern.most for stage, n in zip(pipeline.stages, pipeline.firings, strict=True))
+    latencies = sum(pipeline.firings[pipeline.index[edge.src]] * (edge.latency + 1) for edge in pipeline.edges)
+    return services + latencies
 
 
 @dataclass
@@ -128,7 +177,24 @@ class _Table:
             self.places[pattern] = self.size
             self.parts.append(pattern.values)
             self.size += pattern.period
+            if pattern.period >= PAGE:
+                self.parts.append(np.zeros(LINE, np.int64))
+                self.size += LINE
         return self.places[pattern]
+
+    def place_services(self, patterns: list[Pattern]) -> list[tuple[int, int]]:
+        """Offset and stride of each; long ones of equal length side by side, as they are read in step."""
+        together: dict[int, list[Pattern]] = {}
+        for pattern in patterns:
+            if pattern.period >= PAGE and pattern not in together.setdefault(pattern.period, []):
+                together[pattern.period].append(pattern)
+        beside = {}
+        for period, columns in together.items():
+            for i, pattern in enumerate(columns):
+                beside[pattern] = (self.size + i, len(columns))
+            self.parts.append(np.stack([pattern.values for pattern in columns], axis=1).reshape(-1))
+            self.size += period * len(columns)
+        return [beside[pattern] if pattern in beside else (self.place(pattern), 1) for pattern in patterns]
 
     def words(self) -> Words:
         return np.concatenate(self.parts).astype(np.uint64)

@@ -44,6 +44,11 @@ class Pattern:
         self.values, self.step, self.count = array, step, count
 
     @property
+    def most(self) -> int:
+        """Largest number of a period."""
+        return int(self.values[0]) if len(self.values) == 1 else int(self.values.max())
+
+    @property
     def period(self) -> int:
         """Length of the part that repeats."""
         return len(self.values)
@@ -59,6 +64,8 @@ class Pattern:
 
     def total(self, stop: int) -> int:
         """Sum of the first `stop` elements, as a Python int: it never wraps."""
+        if self.period == 1 and not self.step:
+            return stop * int(self.values[0])
         whole, rest = divmod(stop, self.period)
         period_sum, rest_sum = _exact_sum(self.values), _exact_sum(self.values[:rest])
         growth = self.step * (self.period * (whole * (whole - 1) // 2) + whole * rest)
@@ -77,6 +84,8 @@ class Pattern:
         return {"repeat": self.values.tolist(), "step": self.step}
 
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
         if not isinstance(other, Pattern):
             return NotImplemented
         return self.step == other.step and np.array_equal(self.values, other.values)

@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 
 import kernels.sim_layout as at
-from fifo_sim.compile import Layout, State, Words, layout_of
+from fifo_sim.compile import Layout, State, layout_of
+from fifo_sim.ledger import result_of
 from fifo_sim.pipeline import Pipeline
-from fifo_sim.result import SimResult, Times
+from fifo_sim.program import LONGEST, MOST_PARTS, Program, find_program
+from fifo_sim.result import SimResult
 from vit.errors import InputError
 
 
@@ -44,7 +46,11 @@ def simulate(pipeline: Pipeline | Mapping[str, Any], history: bool = True) -> Si
         pipeline = Pipeline.from_dict(pipeline)
     layout = layout_of(pipeline)
     state = layout.state(pipeline.depths, history)
-    run(layout, state)
+    program = program_for(pipeline, state)
+    if program is None:
+        run(layout, state)
+    else:
+        run_in_order(layout, state, program)
     return result_of(pipeline, layout, state)
 
 
@@ -52,82 +58,33 @@ def run(layout: Layout, state: State) -> None:
     """Walk a state to where nothing can happen any more."""
     from kernels.sim_walk import walk
 
-    arrays = state.stages.reshape(-1), state.edges.reshape(-1), state.ports.reshape(-1), state.slots
-    if walk(*arrays, layout.links, layout.table, state.starts, state.ends, state.dirty) == at.OVERFLOW:
-        raise InputError(
-            "service", "a run beyond 2^61 cycles", "service times and latencies that stay below 2^61 in all"
-        )
+    _refuse_overflow(walk(*state.rows(), layout.links, layout.table, state.starts, state.ends, state.dirty))
 
 
-def result_of(pipeline: Pipeline, layout: Layout, state: State) -> SimResult:
-    """The account of a walk that came to its end."""
-    rows = state.stages[layout.row_of_stage]
-    deadlock = bool((rows[:, at.FIRED] < rows[:, at.FIRINGS]).any())
-    times: list[Times | None] = [None, None]
-    if len(state.starts):
-        times = [{}, {}]
-        for stage, row in zip(pipeline.stages, rows, strict=True):
-            first, fired = int(row[at.HISTORY]), int(row[at.FIRED])
-            for found, all_times, count in zip(
-                times, (state.starts, state.ends), (fired + int(row[at.AT_WORK]), fired), strict=True
-            ):
-                assert found is not None
-                found[stage.name] = all_times[first : first + count].view(np.int64)
-    ready = {i: _ready(pipeline, i, row) for i, row in enumerate(rows) if row[at.AT_WORK]}
-    horizon = max(int(rows[:, [at.FREE, at.PUSHED_LAST]].max()), max(ready.values(), default=0))
-    stalls = {}
-    for i, (stage, row) in enumerate(zip(pipeline.stages, rows, strict=True)):
-        stalls[stage.name] = _ledger(pipeline, layout, state, i, row, horizon)
-    return SimResult(None if deadlock else horizon, deadlock, _peaks(state), stalls, horizon, *times)
+def run_in_order(layout: Layout, state: State, program: Program) -> None:
+    """Take a state to its end in a known order of firings; without history, skip what repeats itself."""
+    from kernels.sim_replay import replay
+
+    program.prepare(state)
+    rows = state.rows()
+    then = np.empty(0 if len(state.starts) else sum(words.size for words in rows), np.uint64)
+    order: tuple[Any, ...] = program.rows, program.lengths, program.parts
+    _refuse_overflow(replay(*rows, layout.links, layout.table, state.starts, state.ends, state.dirty, *order, then))
 
 
-def _peaks(state: State) -> list[int]:
-    """Largest occupancies; the walk has not looked at tokens that nobody gave back."""
-    left = state.edges[:, at.PUSHED] - state.edges[:, at.RELEASED]
-    peaks = np.where(state.edges[:, at.PUSHED] == 0, 0, np.maximum(state.edges[:, at.PEAK], left))
-    return peaks.astype(np.int64).tolist()  # type: ignore[no-any-return]
+def program_for(pipeline: Pipeline, state: State) -> Program | None:
+    """The pipeline's order of firings if it is short, a quarter of its firings at most, and its FIFOs allow one."""
+    layout, known = layout_of(pipeline), pipeline.__dict__
+    longest = max(MOST_PARTS, min(LONGEST, sum(pipeline.firings) // 4))
+    if "_program" not in known:
+        known["_program"] = find_program(layout, None, longest)
+    program: Program | None = known["_program"]
+    if program is None or program.fits(state):
+        return program
+    return find_program(layout, state.edges[:, at.DEPTH], longest)
 
 
-def _ready(pipeline: Pipeline, i: int, row: Words) -> int:
-    """When the firing at work in stage `i` has computed."""
-    return int(row[at.START]) + pipeline.stages[i].service_pattern.at(int(row[at.FIRED]))
-
-
-def _ledger(pipeline: Pipeline, layout: Layout, state: State, i: int, row: Words, horizon: int) -> dict[str, int]:
-    """Where the cycles of stage `i` up to `horizon` went."""
-    free, at_work, fired = int(row[at.FREE]), int(row[at.AT_WORK]), int(row[at.FIRED])
-    busy = pipeline.stages[i].service_pattern.total(fired + at_work)
-    blocked, resource, drained = int(row[at.BLOCKED]), int(row[at.WAITED]), 0
-    if fired == int(row[at.FIRINGS]):
-        drained = horizon - free
-    elif at_work:
-        blocked += horizon - _ready(pipeline, i, row)
-    else:
-        inputs_there, space_there = _last_wait(layout, state, row, horizon)
-        blocked += space_there - inputs_there
-        resource += horizon - space_there
-    starved = horizon - busy - blocked - resource - drained
-    return {"busy": busy, "starved": starved, "blocked": blocked, "resource": resource, "drained": drained}
-
-
-def _last_wait(layout: Layout, state: State, row: Words, horizon: int) -> tuple[int, int]:
-    """For a stage that waits in a deadlock: when inputs were there, and space too; `horizon` at most."""
-
-    def linked(first: np.uint64, count: np.uint64) -> Words:
-        return state.edges[(layout.links[first : first + count] // at.EDGE_WORDS).astype(np.int64)]
-
-    inputs = linked(row[at.INPUTS], row[at.INPUT_COUNT])
-    if (inputs[:, at.PUSHED] < inputs[:, at.NEED]).any():
-        return horizon, horizon
-    fresh = inputs[inputs[:, at.NEED] > inputs[:, at.NEEDED]]
-    seen = state.slots[fresh[:, at.SLOTS] + (fresh[:, at.NEED] - np.uint64(1) & fresh[:, at.MASK])]
-    there = min(horizon, int(max(seen, default=0)), horizon)
-    there = max(there, int(row[at.FREE]))
-    if not row[at.KIND] & at.BBS:
-        return there, there
-    outputs = linked(row[at.OUTPUTS], row[at.OUTPUT_COUNT])
-    if (row[at.FIRED] >= outputs[:, at.RELEASED] + outputs[:, at.DEPTH]).any():
-        return there, horizon
-    full = outputs[outputs[:, at.DEPTH] <= row[at.FIRED]]
-    room = state.slots[full[:, at.SLOTS] + (row[at.FIRED] - full[:, at.DEPTH] & full[:, at.MASK])]
-    return there, max(there, min(horizon, int(max(room, default=0))))
+def _refuse_overflow(outcome: int) -> None:
+    if outcome == at.OVERFLOW:
+        allowed = "service times and latencies that stay below 2^61 in all"
+        raise InputError("service", "a run beyond 2^61 cycles", allowed)

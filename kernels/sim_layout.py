@@ -10,14 +10,14 @@ import numpy as np
 U = np.uint64
 
 # a stage
-STAGE_WORDS = U(24)
+STAGE_WORDS = U(25)
 FIRED = U(0)  # firings that have ended
 FIRINGS = U(1)  # firings in all
 KIND = U(2)  # the bits below
 FREE = U(3)  # end of the last firing: the stage is free from then on
 START = U(4)  # start of the firing at work
 AT_WORK = U(5)  # 1 between a start and its end
-SERVICE = U(6)  # offset of its service times in the table, their period, and the place in it
+SERVICE = U(6)  # offset of its service times in the table, words in their period, and the place in it
 SERVICE_PERIOD = U(7)
 SERVICE_PHASE = U(8)
 BLOCKED = U(9)  # cycles so far
@@ -33,14 +33,20 @@ OUTPUTS = U(18)  # the same for its output edges
 OUTPUT_COUNT = U(19)
 PORTS = U(20)  # the same for its rotating ports
 PORT_COUNT = U(21)
+ONLY_INPUT = U(22)  # rows of the two edges of a stage of kind LINE
+ONLY_OUTPUT = U(23)
+SERVICE_STRIDE = U(24)  # words from one service time to the next
 
 # bits of KIND
 BBS = U(1)
 EAGER = U(2)
 PORT = U(4)  # uses a port, of either kind
+PLAIN = U(8)  # bas, lazy, no port, and its times fit whatever happens
+QUICK = U(16)  # plain, with 1 or 2 inputs of one token each, 1 to 3 outputs, all single, among plain stages
+LINE = U(32)  # quick, with one input and one output
 
 # an edge
-EDGE_WORDS = U(24)
+EDGE_WORDS = U(25)
 PUSHED = U(0)  # tokens written
 RELEASED = U(1)  # tokens given back
 SLOTS = U(2)  # offset of its slots, and their number - 1 (a power of two, less one)
@@ -63,7 +69,9 @@ REL_PERIOD = U(18)
 REL_PHASE = U(19)
 REL_BASE = U(20)
 REL_STEP = U(21)
-ONE_EACH = U(22)  # 1: each firing takes one token and gives it back at its start
+TAKES_ONE = U(22)  # 1: need is k + 1
+GIVES_ONE = U(23)  # 1: rel is k + 1
+SINGLE = U(24)  # 1: the order of firings leaves one token in it at most
 
 # a port
 PORT_WORDS = U(5)

@@ -8,33 +8,31 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 import kernels.sim_layout as at
+from kernels.compiled import inlined
 
 Words = NDArray[np.uint64]
 Flags = NDArray[np.uint8]
 Word = Any  # a np.uint64; mypy takes the numbers of a range for int
 ZERO, ONE = np.uint64(0), np.uint64(1)
 LIMIT = np.uint64(2**61)  # of a cycle count
-INLINE: Any = {"forceinline": True, "_nrt": False, "error_model": "numpy"}  # no reference counts in the inner loops
-ENTRY: Any = {"cache": True, "nogil": True, "_nrt": False, "error_model": "numpy"}
 
 
-@njit(**INLINE)
+@inlined
 def seen(edges: Words, slots: Words, e: Word) -> Word:
     """When the consumer's next firing sees the last token it needs on edge `e`."""
     return slots[edges[e + at.SLOTS] + ((edges[e + at.NEED] - ONE) & edges[e + at.MASK])]
 
 
-@njit(**INLINE)
+@inlined
 def has_room(edges: Words, e: Word, k: Word) -> bool:
     """Whether it is known when token `k` finds room on edge `e`."""
     return bool(k < edges[e + at.RELEASED] + edges[e + at.DEPTH])
 
 
-@njit(**INLINE)
+@inlined
 def room(edges: Words, slots: Words, e: Word, k: Word) -> Word:
     """The first cycle in which token `k` finds room on edge `e`."""
     depth = edges[e + at.DEPTH]
@@ -43,7 +41,7 @@ def room(edges: Words, slots: Words, e: Word, k: Word) -> Word:
     return slots[edges[e + at.SLOTS] + ((k - depth) & edges[e + at.MASK])]
 
 
-@njit(**INLINE)
+@inlined
 def push(edges: Words, slots: Words, dirty: Flags, e: Word, k: Word, cycle: Word) -> None:
     """Write token `k` to edge `e` in `cycle`."""
     base, mask = edges[e + at.SLOTS], edges[e + at.MASK]
@@ -57,7 +55,7 @@ def push(edges: Words, slots: Words, dirty: Flags, e: Word, k: Word, cycle: Word
         dirty[edges[e + at.DST]] = 1
 
 
-@njit(**INLINE)
+@inlined
 def take(edges: Words, table: Words, e: Word) -> None:
     """The consumer's next firing takes what it needs from edge `e`: on to the need of the firing after."""
     phase = edges[e + at.NEED_PHASE] + ONE
@@ -69,7 +67,7 @@ def take(edges: Words, table: Words, e: Word) -> None:
     edges[e + at.NEED] = table[edges[e + at.NEED_AT] + phase] + edges[e + at.NEED_BASE]
 
 
-@njit(**INLINE)
+@inlined
 def give_back(edges: Words, slots: Words, table: Words, dirty: Flags, e: Word, cycle: Word) -> None:
     """The consumer's firing gives back its slots of edge `e` in `cycle`."""
     phase = edges[e + at.REL_PHASE]
@@ -95,7 +93,7 @@ def give_back(edges: Words, slots: Words, table: Words, dirty: Flags, e: Word, c
         edges[e + at.RELEASED] = given
 
 
-@njit(**INLINE)
+@inlined
 def hold(stages: Words, ports: Words, links: Words, dirty: Flags, s: Word, cycle: Word) -> None:
     """The stage at row `s` holds its ports until `cycle`; rotating ones go to the next in order then."""
     if stages[s + at.PRIORITY_PORT]:
@@ -117,7 +115,7 @@ def hold(stages: Words, ports: Words, links: Words, dirty: Flags, s: Word, cycle
         ports[p + at.TURN] = turn
 
 
-@njit(**INLINE)
+@inlined
 def start(
     stages: Words,
     edges: Words,
@@ -178,7 +176,7 @@ def start(
     return True
 
 
-@njit(**INLINE)
+@inlined
 def end(stages: Words, edges: Words, slots: Words, links: Words, table: Words, dirty: Flags, stage: Word) -> int:
     """End the firing at work in a stage if it is known when. Returns STILL, MOVED or OVERFLOW."""
     s = stage * at.STAGE_WORDS
@@ -215,7 +213,7 @@ def end(stages: Words, edges: Words, slots: Words, links: Words, table: Words, d
         e = links[i]
         if edges[e + at.AT_END]:
             give_back(edges, slots, table, dirty, e, end)
-    phase = stages[s + at.SERVICE_PHASE] + ONE
+    phase = stages[s + at.SERVICE_PHASE] + stages[s + at.SERVICE_STRIDE]
     stages[s + at.SERVICE_PHASE] = ZERO if phase == stages[s + at.SERVICE_PERIOD] else phase
     stages[s + at.BLOCKED] += end - done
     stages[s + at.FREE] = end

@@ -8,13 +8,13 @@ known by then happens later.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 import kernels.sim_layout as at
-from kernels.sim_moves import ENTRY, INLINE, ONE, ZERO, Flags, Words, end, start
+from kernels.compiled import entry, inlined
+from kernels.sim_moves import ONE, ZERO, Flags, Words, end, start
 
 
-@njit(**INLINE)
+@inlined
 def _sweep(
     stages: Words,
     edges: Words,
@@ -52,7 +52,7 @@ def _sweep(
     return result
 
 
-@njit(**INLINE)
+@inlined
 def _grant(stages: Words, ports: Words, links: Words, dirty: Flags) -> bool:
     """Grant the port with priority that is asked for earliest; False if none is."""
     earliest, winner = ~ZERO, ~ZERO
@@ -85,7 +85,7 @@ def _grant(stages: Words, ports: Words, links: Words, dirty: Flags) -> bool:
 _WORDS = "uint64[::1]"
 
 
-@njit(f"int64({', '.join([_WORDS] * 8)}, uint8[::1])", **ENTRY)
+@entry(f"int64({', '.join([_WORDS] * 8)}, uint8[::1])", family="sim_")
 def walk(
     stages: Words,
     edges: Words,

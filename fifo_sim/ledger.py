@@ -1,0 +1,84 @@
+"""From the words a run leaves behind to its account: times, occupancies, and where every cycle went."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import kernels.sim_layout as at
+from fifo_sim.compile import Layout, State, Words
+from fifo_sim.pipeline import Pipeline
+from fifo_sim.result import SimResult, Times
+
+_COLUMNS = (at.FIRED, at.FIRINGS, at.AT_WORK, at.START, at.FREE, at.PUSHED_LAST, at.BLOCKED, at.WAITED, at.HISTORY)
+
+
+def result_of(pipeline: Pipeline, layout: Layout, state: State) -> SimResult:
+    """The account of a run in which nothing can happen any more."""
+    starts: Times = {}
+    ends: Times = {}
+    waiting, horizon = False, 0
+    rows = state.stages[layout.row_of_stage]
+    columns = rows[:, _COLUMNS].tolist()
+    for stage, (fired, firings, at_work, start, free, pushed_last, _, _, first) in zip(
+        pipeline.stages, columns, strict=True
+    ):
+        waiting = waiting or fired < firings
+        horizon = max(horizon, free, pushed_last)
+        if at_work:
+            horizon = max(horizon, start + stage.service_pattern.at(fired))
+        starts[stage.name] = state.starts[first : first + fired + at_work].view(np.int64)
+        ends[stage.name] = state.ends[first : first + fired].view(np.int64)
+    stalls = {}
+    for i, (stage, busy) in enumerate(zip(pipeline.stages, layout.busy, strict=True)):
+        fired, firings, at_work, start, free, _, blocked, resource, _ = columns[i]
+        drained = 0
+        if fired == firings:
+            drained = horizon - free
+        else:
+            busy = stage.service_pattern.total(fired + at_work)
+            if at_work:
+                blocked += horizon - start - stage.service_pattern.at(fired)
+            else:
+                inputs_there, space_there = _last_wait(layout, state, rows[i], horizon)
+                blocked += space_there - inputs_there
+                resource += horizon - space_there
+        starved = horizon - busy - blocked - resource - drained
+        stalls[stage.name] = {
+            "busy": busy,
+            "starved": starved,
+            "blocked": blocked,
+            "resource": resource,
+            "drained": drained,
+        }
+    times = (starts, ends) if len(state.starts) else (None, None)
+    return SimResult(None if waiting else horizon, waiting, _peaks(state), stalls, horizon, *times)
+
+
+def _peaks(state: State) -> list[int]:
+    """Largest occupancies; the run has not looked at tokens that nobody gave back."""
+    pushed = state.edges[:, at.PUSHED]
+    peaks = np.maximum(state.edges[:, at.PEAK], pushed - state.edges[:, at.RELEASED])
+    return np.where(pushed == 0, 0, peaks).tolist()  # type: ignore[no-any-return]
+
+
+def _last_wait(layout: Layout, state: State, row: Words, horizon: int) -> tuple[int, int]:
+    """For a stage that waits in a deadlock: when inputs were there, and space too; `horizon` at most."""
+
+    def linked(first: np.uint64, count: np.uint64) -> Words:
+        chosen: Words = state.edges[layout.links[first : first + count] // at.EDGE_WORDS]
+        return chosen
+
+    inputs = linked(row[at.INPUTS], row[at.INPUT_COUNT])
+    if (inputs[:, at.PUSHED] < inputs[:, at.NEED]).any():
+        return horizon, horizon
+    fresh = inputs[inputs[:, at.NEED] > inputs[:, at.NEEDED]]
+    seen = state.slots[fresh[:, at.SLOTS] + ((fresh[:, at.NEED] - np.uint64(1)) & fresh[:, at.MASK])]
+    there = max(min(horizon, int(max(seen, default=0))), int(row[at.FREE]))
+    if not row[at.KIND] & at.BBS:
+        return there, there
+    outputs = linked(row[at.OUTPUTS], row[at.OUTPUT_COUNT])
+    if (row[at.FIRED] >= outputs[:, at.RELEASED] + outputs[:, at.DEPTH]).any():
+        return there, horizon
+    full = outputs[outputs[:, at.DEPTH] <= row[at.FIRED]]
+    room = state.slots[full[:, at.SLOTS] + ((row[at.FIRED] - full[:, at.DEPTH]) & full[:, at.MASK])]
+    return there, max(there, min(horizon, int(max(room, default=0))))

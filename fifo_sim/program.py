@@ -1,0 +1,107 @@
+"""The order in which a pipeline's firings are gone through: found once, by counting tokens, and kept as its periods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+import kernels.sim_layout as at
+from fifo_sim.compile import Layout, State, Words
+
+MOST_PARTS = 64
+LONGEST = 1 << 24  # firings written out in one order
+ENDLESS = 2**61  # a depth that no run fills
+
+
+@dataclass(frozen=True)
+class Program:
+    """An order of firings for all depths that are large enough.
+
+    Attributes:
+        rows, lengths: stage rows in the order of firing; how many stages fire one behind the other from there on.
+        parts: (first, last, repeats) of stretches of `rows`, int64 of shape (n, 3).
+        least: smallest depth of each FIFO, in edge order, with which this order may be followed.
+        kinds, inputs, outputs: for each stage row, the words KIND, ONLY_INPUT and ONLY_OUTPUT that go with it.
+        single: for each edge, the word SINGLE that goes with it.
+    """
+
+    rows: npt.NDArray[np.uint32]
+    lengths: npt.NDArray[np.uint32]
+    parts: npt.NDArray[np.int64]
+    least: Words
+    kinds: Words
+    inputs: Words
+    outputs: Words
+    single: Words
+
+    def fits(self, state: State) -> bool:
+        """Whether the depths of a run allow this order."""
+        return bool((state.edges[:, at.DEPTH] >= self.least).all())
+
+    def prepare(self, state: State) -> None:
+        """Tell a run's stages and edges what this order makes of them."""
+        columns = state.stages
+        columns[:, at.KIND], columns[:, at.ONLY_INPUT], columns[:, at.ONLY_OUTPUT] = (
+            self.kinds,
+            self.inputs,
+            self.outputs,
+        )
+
+
+def find_program(layout: Layout, depths: Words | None, longest: int) -> Program | None:
+    """An order of firings written out in at most `longest` entries, for the given depths or for the smallest it can do
+    with; None where there is none: too long, a port with priority, or firings that cannot be taken as a whole."""
+    from kernels.sim_order import ORDERED, firing_order
+
+    if layout.ports[:, at.PRIORITY].any():
+        return None
+    edges = layout.edges.copy()
+    edges[:, at.DEPTH] = ENDLESS if depths is None else depths
+    arrays = layout.stages.flatten(), edges.reshape(-1), layout.ports.flatten()
+    then = np.empty(sum(array.size for array in arrays), np.uint64)
+    least = np.ones(len(edges), np.uint64)
+    order, parts = np.empty(longest, np.uint32), np.empty((MOST_PARTS, 3), np.int64)
+    outcome, used, count = firing_order(*arrays, layout.links, layout.table, then, least, order, parts)
+    if outcome != ORDERED:
+        return None
+    kinds, inputs, outputs, single = _kinds(layout, least)
+    rows, lengths, parts = _in_runs(order[:used], parts[:count], kinds, inputs, outputs)
+    return Program(rows, lengths, parts, least, kinds, inputs, outputs, single)
+
+
+def _kinds(layout: Layout, least: Words) -> tuple[Words, Words, Words, Words]:
+    """The words KIND, ONLY_INPUT and ONLY_OUTPUT of each stage, and SINGLE of each edge, in this order of firings."""
+    stages, edges, links = layout.stages, layout.edges, layout.links
+    single = least == 1
+    from_plain, to_plain = (stages[edges[:, end], at.KIND] & at.PLAIN != 0 for end in (at.SRC, at.DST))
+    good_input = single & (edges[:, [at.TAKES_ONE, at.GIVES_ONE]] == 1).all(axis=1) & (edges[:, at.AT_END] == 0)
+    ins, outs = stages[:, at.INPUT_COUNT], stages[:, at.OUTPUT_COUNT]
+    quick = (stages[:, at.KIND] & at.PLAIN != 0) & (ins >= 1) & (ins <= 2) & (outs >= 1) & (outs <= 3)
+    quick[edges[~(good_input & from_plain), at.DST]] = False
+    quick[edges[~(single & to_plain), at.SRC]] = False
+    line = quick & (ins == 1) & (outs == 1)
+    only_input, only_output = np.zeros(len(stages), np.uint64), np.zeros(len(stages), np.uint64)
+    only_input[line], only_output[line] = links[stages[line, at.INPUTS]], links[stages[line, at.OUTPUTS]]
+    kinds = stages[:, at.KIND] | at.QUICK * quick.astype(np.uint64) | at.LINE * line.astype(np.uint64)
+    return kinds, only_input, only_output, single.astype(np.uint64)
+
+
+def _in_runs(
+    order: npt.NDArray[np.uint32], parts: npt.NDArray[np.int64], kinds: Words, inputs: Words, outputs: Words
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """Rows, lengths and parts with neighbouring LINE stages that hand a token on taken together."""
+    stage = order // np.uint32(at.STAGE_WORDS)
+    line = kinds[stage] & at.LINE != 0
+    joined = line[1:] & line[:-1] & (stage[1:] == stage[:-1] + 1) & (inputs[stage[1:]] == outputs[stage[:-1]])
+    begins = np.ones(len(order), bool)
+    begins[1:] = ~joined
+    begins[parts[:, 0]] = True
+    first = np.flatnonzero(begins)
+    lengths = np.diff(np.append(first, len(order)))
+    entry = np.cumsum(begins) - 1
+    moved = parts.copy()
+    moved[:, 0] = entry[parts[:, 0]]
+    moved[:, 1] = entry[parts[:, 1] - 1] + 1
+    return order[first], lengths.astype(np.uint32), moved

@@ -1,0 +1,44 @@
+"""Kernels compiled ahead of their first call and kept on disk, compiled anew when any file of their family changes."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding
+from numba import njit
+
+_OPTIONS: Any = {"error_model": "numpy", "_nrt": False}  # no reference counts: these kernels own no memory
+
+if platform.machine() in ("x86_64", "AMD64"):
+    # A maximum stays a conditional move: which of two times is later is a coin toss, and LLVM would bet on it.
+    llvmlite.binding.set_option("kernels", "-x86-cmov-converter=0")
+
+inlined = njit(forceinline=True, **_OPTIONS)
+
+
+def entry(signature: str, family: str) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function for one signature; it may call `inlined` functions from the files `family`*.py beside this.
+
+    numba's own cache looks at the file of the function alone, and would go on with what its helpers once were.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            dispatcher: Any = njit(cache=True, nogil=True, **_OPTIONS)(function)
+            dispatcher._cache._cache_file._source_stamp = _digest(family)
+        except (RuntimeError, AttributeError):  # nowhere to write, or another numba: compile in every process
+            dispatcher = njit(nogil=True, **_OPTIONS)(function)
+        dispatcher.compile(signature)
+        dispatcher.disable_compile()
+        return dispatcher
+
+    return decorate
+
+
+def _digest(family: str) -> str:
+    sources = sorted(Path(__file__).parent.glob(f"{family}*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
