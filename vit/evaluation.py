@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit.device import resolve_device
-from vit.errors import require_int
-from vit.image_set import ImageSet
+from vit.errors import InputError, require_int
+from vit.image_set import DataSplits, ImageSet
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,19 @@ def evaluate(
     predicted = torch.cat(predictions).cpu()
     correct = int((predicted == images.labels.cpu()).sum())
     return Evaluation(correct / len(images), float(torch.stack(losses).sum()) / len(images), predicted)
+
+
+def require_fitting(model: nn.Module, data: DataSplits) -> None:
+    """Raise an InputError unless the model takes the data's images and gives one logit a class."""
+    place = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    images, _ = next(data.val.batches(1, place))
+    channels, size = data.in_channels, data.image_size
+    allowed = f"a model for {channels} x {size} x {size} images of {data.num_classes} classes"
+    copied = copy.deepcopy(model).eval()  # a quantiser may set its scales by the first images it sees
+    try:
+        with torch.inference_mode():
+            shape = tuple(copied(images).shape)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise InputError("model", type(model).__name__, allowed, str(error).splitlines()[0]) from error
+    if shape != (1, data.num_classes):
+        raise InputError("model", type(model).__name__, allowed, f"it gives logits of shape {list(shape[1:])}")

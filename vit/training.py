@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from vit.augment import RandAugment, crop_and_flip, mix
 from vit.device import resolve_device
 from vit.errors import InputError
-from vit.evaluation import evaluate
+from vit.evaluation import evaluate, require_fitting
 from vit.image_set import DataSplits
 from vit.masks import masks, prunable_layers, set_mask
 from vit.optimise import Optimiser, WeightAverage, learning_rate
@@ -107,10 +107,11 @@ def fit(
         name: of the state file; trainings that share a folder need different ones.
 
     Raises:
-        InputError: `out` holds another training of this name, an absent device, or a loss that is no longer finite.
+        InputError: a model for other images or classes, an absent device, `out` holds another training of this name, or
+            a loss that is no longer finite.
     """
     place = resolve_device(device)
-    model.to(place)
+    require_fitting(model.to(place), data)
     state_file = None if out is None else Path(out) / f"{name}_state.safetensors"
     same = {**fingerprint(model, data, recipe), **(identity or {})} if state_file else {}
     trainer = _Trainer(model, data, recipe, place, loss or cross_entropy, on_step)

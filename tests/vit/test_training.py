@@ -244,6 +244,30 @@ def test_randaugment_trains_and_repeats(stripes: DataSplits) -> None:
     assert same_weights(one, same)
 
 
+@pytest.mark.parametrize("change", [{"num_classes": 4}, {"in_channels": 3}, {"image_size": 12}])
+def test_a_model_for_other_data_is_refused(stripes: DataSplits, change: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="a model for 1 x 8 x 8 images of 3 classes") as caught:
+        fit(create_model({**SHAPE, **change}), stripes, Recipe(epochs=1))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_model_first_sees_training_images(stripes: DataSplits) -> None:
+    """A quantiser sets its scales by the first images: they must be a whole training batch."""
+
+    class FirstSeen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.first = fresh(), 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.first = self.first or len(images)
+            return self.inner(images)
+
+    model = FirstSeen()
+    fit(model, stripes, Recipe(epochs=1, batch_size=20))
+    assert model.first == 20
+
+
 def test_a_diverging_training_names_the_rate(stripes: DataSplits) -> None:
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return model(batch.images).mean() * float("nan")
