@@ -21,6 +21,7 @@ from vit.errors import InputError, require_int
 Floats = npt.NDArray[np.float64]
 POOL = 16_384
 MODELLED = 2  # finished trials that a model needs at least
+ROUNDS = 16  # draws of a pool until one holds a feasible candidate
 NEIGHBOURS = 1 / 16  # of the pool, that join it for a trial where the space is too large to enumerate
 TOLERANCE = 0.5  # how far beyond the reference losses are told apart, in parts of its distance to the best
 
@@ -70,6 +71,7 @@ class CostAwareSampler(BaseSampler):
             raise InputError("known", known, "at least one objective that is computed")
         self._space, self._known, self._constraints = dict(space), dict(sorted(known.items())), constraints
         self._startup, self._pool_size = require_int("startup", startup), require_int("pool", pool)
+        self._enumerable = grid_size(self._space) <= self._pool_size
         self._reference = dict(reference or {})
         self._seed = _entropy() if seed is None else require_int("seed", seed, low=0)
         self._encode = Encoder(self._space)
@@ -112,20 +114,23 @@ class CostAwareSampler(BaseSampler):
 
     def _pool(self, done: Sequence[FrozenTrial], losses: Floats, rng: np.random.Generator) -> Pool:
         """The candidates to choose from: all, or if they are too many a draw and the neighbours of the best."""
-        few = grid_size(self._space) <= self._pool_size
         if self._base is None:
-            first = np.random.default_rng([self._seed])
-            self._base = self._priced(enumerate_grid(self._space) if few else draw(self._space, self._pool_size, first))
-            if not self._base.candidates:
-                raise InputError(
-                    "constraints", "of the sampler", "some that a candidate keeps: none of them is feasible"
-                )
-        if few or not done:
+            self._base = self._all_or_drawn()
+        if self._enumerable or not done:
             return self._base
         best = [done[i].params for i in np.flatnonzero(non_dominated(losses)).tolist()]
         count = max(1, int(self._pool_size * NEIGHBOURS))
         near = [mutate(best[int(rng.integers(len(best)))], self._space, rng) for _ in range(count)]
         return self._base.joined(self._priced(near))
+
+    def _all_or_drawn(self) -> Pool:
+        rng = np.random.default_rng([self._seed])
+        for _ in range(ROUNDS):
+            grid = enumerate_grid(self._space) if self._enumerable else draw(self._space, self._pool_size, rng)
+            pool = self._priced(grid)
+            if pool.candidates:
+                return pool
+        raise InputError("constraints", "of the sampler", "some that a candidate keeps: none of them is feasible")
 
     def _priced(self, candidates: Iterable[Params]) -> Pool:
         """The feasible ones of the candidates, each once, with their costs."""

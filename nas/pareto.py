@@ -104,7 +104,11 @@ def hypervolume_history(study: Study, reference: Sequence[float] | None = None) 
     best = losses.min(axis=0)
     span = np.where(corner > best, corner - best, 1.0)
     scaled, target = (losses - best) / span, (corner - best) / span
-    return np.array([hypervolume(scaled[: i + 1], target) for i in range(len(scaled))])
+    history: list[float] = []
+    for i, point in enumerate(scaled):
+        better = (scaled[:i] <= point).all(axis=1).any()  # then the front stays as it is
+        history.append(history[-1] if better else hypervolume(scaled[: i + 1], target))
+    return np.array(history)
 
 
 def _signs(study: Study) -> Floats:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vit.errors import require_choice
 
 GENERAL = ("tpe", "nsga2", "random")
-ATTEMPTS = 200  # proposals asked of a sampler before a feasible candidate is drawn instead
+ATTEMPTS = 50  # proposals asked of a sampler before a feasible candidate is drawn instead
 
 
 def seed_of(seed: int, done: int) -> int:

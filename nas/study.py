@@ -39,6 +39,7 @@ OBJECTIVES = ("accuracy", "params", "cycles")
 SAMPLERS = ("cost-aware", *GENERAL)
 SETTINGS = "settings"  # user attribute of the study: what it was made with
 STUDY = "search"
+STARTUP = 6  # trials before the cost-aware sampler models accuracy: trainings are dear, studies short
 POOL = 1024  # candidates whose costs are computed for the cost-aware sampler: each takes some milliseconds
 DRAWS, LISTED = 64, 65_536  # candidates drawn to find a feasible one; looked at before saying that there is none
 EPOCHS = 8  # of a candidate, where no recipe is given
@@ -170,9 +171,11 @@ class _Task:
         self._sampler = sampler
         self.any_candidate(seed)  # there is one
         known = {i: self.costs.of(name) for i, name in enumerate(self.objectives) if name not in TRAINED}
-        self._cost_aware = (
-            CostAwareSampler(self.distributions, known, self.violations, seed, pool=POOL) if known else None
-        )
+        self._cost_aware: BaseSampler | None = None
+        if known:
+            self._cost_aware = CostAwareSampler(
+                self.distributions, known, self.violations, seed, startup=STARTUP, pool=POOL
+            )
 
     def sampler(self, begun: int) -> BaseSampler:
         """The sampler of the trial that starts after `begun` finished and running ones."""
