@@ -15,6 +15,7 @@ from fifo_sim.pattern import LARGEST, Pattern
 from fifo_sim.pipeline import Pipeline
 
 PAGE, LINE = 512, 8  # words; long rows begin a cache line apart, lest all of them meet in one set of the cache
+ENDLESS = 2**61  # more than any run does or holds
 HUGE = 1 << 19  # words from which on numpy asks for large pages, which cost less to touch for the first time
 Words = npt.NDArray[np.uint64]
 
@@ -108,7 +109,7 @@ def _stage_rows(
         kind = int(at.BBS) * (stage.mode == "bbs") | int(at.EAGER) * (stage.fork == "eager")
         words = {at.FIRINGS: firings, at.KIND: kind, at.HISTORY: history}
         words |= {at.SERVICE: service, at.SERVICE_STRIDE: stride}
-        words |= {at.SERVICE_PERIOD: stage.service_pattern.period * stride}
+        words |= {at.SERVICE_PERIOD: len(stage.service_pattern.values) * stride}
         words |= {at.INPUTS: links.place(inputs[s]), at.INPUT_COUNT: len(inputs[s])}
         words |= {at.OUTPUTS: links.place(outputs[s]), at.OUTPUT_COUNT: len(outputs[s])}
         rows.append(words)
@@ -123,8 +124,9 @@ def _edge_rows(pipeline: Pipeline, table: _Table, row_of_stage: list[int]) -> Wo
         words = {at.LATENCY: edge.latency, at.PEAK: 1, at.AT_END: int(edge.release == "end")}
         words |= {at.SRC: row_of_stage[pipeline.index[edge.src]], at.DST: row_of_stage[pipeline.index[edge.dst]]}
         words |= {at.NEED: need.at(0), at.NEED_AT: table.place(need), at.REL_AT: table.place(rel)}
-        words |= {at.NEED_PERIOD: need.period, at.NEED_STEP: need.step}
-        words |= {at.REL_PERIOD: rel.period, at.REL_STEP: rel.step}
+        words |= {at.NEED_FIRST: need.loop.first, at.NEED_LAST: need.loop.last, at.NEED_STEP: need.loop.step}
+        words |= {at.REL_FIRST: rel.loop.first, at.REL_LAST: rel.loop.last, at.REL_STEP: rel.loop.step}
+        words |= {at.NEED_LEFT: (need.loop.times or ENDLESS) - 1, at.REL_LEFT: (rel.loop.times or ENDLESS) - 1}
         words |= {at.TAKES_ONE: int(need == EACH_ITS_OWN), at.GIVES_ONE: int(rel == EACH_ITS_OWN)}
         rows.append(words)
     return _matrix(rows, at.EDGE_WORDS)
@@ -176,8 +178,8 @@ class _Table:
         if pattern not in self.places:
             self.places[pattern] = self.size
             self.parts.append(pattern.values)
-            self.size += pattern.period
-            if pattern.period >= PAGE:
+            self.size += len(pattern.values)
+            if len(pattern.values) >= PAGE:
                 self.parts.append(np.zeros(LINE, np.int64))
                 self.size += LINE
         return self.places[pattern]
@@ -186,8 +188,8 @@ class _Table:
         """Offset and stride of each; long ones of equal length side by side, as they are read in step."""
         together: dict[int, list[Pattern]] = {}
         for pattern in patterns:
-            if pattern.period >= PAGE and pattern not in together.setdefault(pattern.period, []):
-                together[pattern.period].append(pattern)
+            if len(pattern.values) >= PAGE and pattern not in together.setdefault(len(pattern.values), []):
+                together[len(pattern.values)].append(pattern)
         beside = {}
         for period, columns in together.items():
             for i, pattern in enumerate(columns):
@@ -197,7 +199,8 @@ class _Table:
         return [beside[pattern] if pattern in beside else (self.place(pattern), 1) for pattern in patterns]
 
     def words(self) -> Words:
-        return np.concatenate(self.parts).astype(np.uint64)
+        after = np.zeros(1, np.int64)  # the last pattern is looked at once after its last firing
+        return np.concatenate([*self.parts, after]).astype(np.uint64)
 
 
 @dataclass

@@ -115,7 +115,7 @@ class Edge:
             object.__setattr__(self, "need", need)
         if self.rel is not EACH_ITS_OWN:
             rel = EACH_ITS_OWN if self.rel is None else parse_pattern("rel", self.rel, low=-LARGEST)
-            object.__setattr__(self, "rel", rel if rel.values[0] >= 0 else _without_negatives(rel))
+            object.__setattr__(self, "rel", rel if rel.at(0) >= 0 else _without_negatives(rel))
 
     @property
     def name(self) -> str:
@@ -173,7 +173,7 @@ def refuse_twice(field: str, names: Sequence[str]) -> None:
 def _without_negatives(pattern: Pattern) -> Pattern:
     if pattern.count is None:
         raise InputError("rel.repeat", int(pattern.values[0]), "whole numbers >= 0 in a repeating sequence")
-    return Pattern(np.maximum(pattern.expand(pattern.count), 0), count=pattern.count)
+    return Pattern(np.maximum(pattern.expand(pattern.count), 0), written_out=True)
 
 
 def _set_whole(part: Stage | Edge, field: str, value: object) -> None:
@@ -191,7 +191,7 @@ def stage_dict(stage: Stage, firings: int, tiles: int | None, written_out: bool)
     """The stage as JSON values, usual settings left out."""
     service = stage.service_pattern
     plain: dict[str, Any] = {"name": stage.name}
-    plain["service"] = int(service.values[0]) if service.period == 1 else service.to_json(firings, written_out)
+    plain["service"] = service.most if len(service.values) == 1 else service.to_json(firings, written_out)
     if firings != tiles:
         plain["firings"] = firings
     if stage.mode != "bas":
@@ -236,12 +236,10 @@ def check_length(field: str, pattern: Pattern, firings: int) -> None:
 
 
 def _check_never_falls(field: str, pattern: Pattern, firings: int) -> None:
-    values = pattern.values[:firings]
+    shown = min(firings, len(pattern.values) + 1) if pattern.pure else firings
+    values = pattern.expand(shown)
     falls = np.flatnonzero(np.diff(values) < 0)
     if len(falls):
         k = int(falls[0])
         allowed = f"at least {values[k]}, the entry before: it may not fall"
         raise InputError(f"{field}[{k + 1}]", int(values[k + 1]), allowed)
-    if firings > pattern.period and pattern.at(pattern.period) < pattern.values[-1]:
-        allowed = f"at least {pattern.values[-1]}, the entry before: it may not fall"
-        raise InputError(f"{field}[{pattern.period}]", pattern.at(pattern.period), allowed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,89 +19,108 @@ CHUNK = 1 << 20  # entries looked at together when long patterns are compared
 Ints = npt.NDArray[np.int64]
 
 
-class Pattern:
-    """The sequence with element k = values[k % period] + step * (k // period).
+class Loop(NamedTuple):
+    """The part of a pattern that repeats.
 
-    Args:
-        values: one period.
-        step: growth from one period to the next.
-        count: how many elements were written out, where they were: a period is looked for; None for a pattern without
-            an end.
-        grows: whether a sequence that was written out may be taken for one with a step.
-
-    The shortest period is found, so two patterns are equal when their elements are.
+    Attributes:
+        first, last: where it begins and ends in the pattern's values.
+        step: growth from one time round to the next.
+        times: how often it runs; None: for ever.
     """
 
-    __slots__ = ("count", "step", "values")
+    first: int
+    last: int
+    step: int
+    times: int | None
 
-    def __init__(self, values: npt.ArrayLike, step: int = 0, count: int | None = None, grows: bool = True) -> None:
+
+class Pattern:
+    """A sequence: a head, a loop that may grow by a step each time round, and a tail.
+
+    Args:
+        values: one period of a sequence without end, or all elements of one that is written out.
+        step: growth from one period to the next of a sequence without end.
+        written_out: whether `values` are all there is; the part that repeats is looked for.
+        grows: whether that part may have a step. Where it may not, it must be the whole sequence.
+
+    Attributes:
+        values: head, one time round the loop, and the tail less what the loop has grown until then.
+        loop: where in `values` the loop is, and how it goes on.
+        count: number of elements, where they were written out.
+    """
+
+    __slots__ = ("count", "loop", "values")
+
+    def __init__(self, values: npt.ArrayLike, step: int = 0, written_out: bool = False, grows: bool = True) -> None:
         array = np.array(values, dtype=np.int64)
-        if count is None:
-            array, step = _shortest_divisor(array, step)
-        elif count > 1:
-            array, step = _shortest_period(array, grows)
-        array.flags.writeable = False
-        self.values, self.step, self.count = array, step, count
+        if written_out:
+            self.values, self.loop = _looped(array, grows)
+            self.count = len(array)
+        else:
+            self.values, self.loop = _shortest_divisor(array, step)
+            self.count = None
+        self.values.flags.writeable = False
+
+    @property
+    def pure(self) -> bool:
+        """Whether the loop is all: the sequence has neither head nor tail."""
+        return self.loop.first == 0 and self.loop.times is None
 
     @property
     def most(self) -> int:
-        """Largest number of a period."""
+        """Largest number of the first time round."""
         return int(self.values[0]) if len(self.values) == 1 else int(self.values.max())
-
-    @property
-    def period(self) -> int:
-        """Length of the part that repeats."""
-        return len(self.values)
 
     def at(self, k: int) -> int:
         """Element k."""
-        return int(self.values[k % self.period]) + self.step * (k // self.period)
+        first, last, step, times = self.loop
+        rounds = max(0, (k - first) // (last - first))
+        if times is not None:
+            rounds = min(rounds, times - 1)
+        return int(self.values[k - rounds * (last - first)]) + step * rounds
 
     def expand(self, stop: int, start: int = 0) -> Ints:
         """Elements start to stop - 1, int64 of shape (stop - start,)."""
+        first, last, step, times = self.loop
         k = np.arange(start, stop, dtype=np.int64)
-        return self.values[k % self.period] + self.step * (k // self.period)
+        rounds = np.clip((k - first) // (last - first), 0, None if times is None else times - 1)
+        return self.values[k - rounds * (last - first)] + step * rounds
 
     def total(self, stop: int) -> int:
         """Sum of the first `stop` elements, as a Python int: it never wraps."""
-        if self.period == 1 and not self.step:
+        if not self.pure:
+            return _exact_sum(self.expand(stop))
+        if len(self.values) == 1 and not self.loop.step:
             return stop * int(self.values[0])
-        whole, rest = divmod(stop, self.period)
-        period_sum, rest_sum = _exact_sum(self.values), _exact_sum(self.values[:rest])
-        growth = self.step * (self.period * (whole * (whole - 1) // 2) + whole * rest)
-        return whole * period_sum + rest_sum + growth
-
-    def largest(self, stop: int) -> int:
-        """Largest of the first `stop` elements; the step must not be negative."""
-        whole, rest = divmod(stop, self.period)
-        ends = [int(self.values[:rest].max()) + self.step * whole] if rest else []
-        return max(ends + ([int(self.values.max()) + self.step * (whole - 1)] if whole else []))
+        whole, rest = divmod(stop, len(self.values))
+        growth = self.loop.step * (len(self.values) * (whole * (whole - 1) // 2) + whole * rest)
+        return whole * _exact_sum(self.values) + _exact_sum(self.values[:rest]) + growth
 
     def to_json(self, length: int, written_out: bool = True) -> list[int] | dict[str, Any]:
-        """The first `length` elements as a list, or the repeating form that `parse` reads."""
-        if written_out:
+        """The first `length` elements as a list, or the repeating form that `parse_pattern` reads."""
+        if written_out or not self.pure:
             return self.expand(length).tolist()  # type: ignore[no-any-return]
-        return {"repeat": self.values.tolist(), "step": self.step}
+        return {"repeat": self.values.tolist(), "step": self.loop.step}
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
         if not isinstance(other, Pattern):
             return NotImplemented
-        return self.step == other.step and np.array_equal(self.values, other.values)
+        return self.loop == other.loop and np.array_equal(self.values, other.values)
 
     def __hash__(self) -> int:
-        return hash((self.step, self.values.tobytes()))
+        return hash((self.loop, self.values.tobytes()))
 
     def __repr__(self) -> str:
-        shown = self.values.tolist() if self.period <= 8 else [*self.values[:7].tolist(), "..."]
-        return f"Pattern({shown}, step={self.step})"
+        shown = self.values.tolist() if len(self.values) <= 8 else [*self.values[:7].tolist(), "..."]
+        return f"Pattern({shown}, {self.loop})"
 
-    def __getstate__(self) -> tuple[Ints, int, int | None]:
-        return self.values, self.step, self.count
+    def __getstate__(self) -> tuple[Ints, Loop, int | None]:
+        return self.values, self.loop, self.count
 
-    def __setstate__(self, state: tuple[Ints, int, int | None]) -> None:
-        self.values, self.step, self.count = state
+    def __setstate__(self, state: tuple[Ints, Loop, int | None]) -> None:
+        self.values, self.loop, self.count = state
 
 
 @lru_cache(maxsize=256)
@@ -125,8 +144,7 @@ def parse_pattern(field: str, value: object, low: int, grows: bool = True) -> Pa
             raise InputError(field, dict(value), 'a list of whole numbers, or a table with the key "repeat"')
         step = require_int(f"{field}.step", value.get("step", 0), 0, LARGEST)
         return Pattern(_integers(f"{field}.repeat", value["repeat"], low), step)
-    array = _integers(field, value, low)
-    return Pattern(array, count=len(array), grows=grows)
+    return Pattern(_integers(field, value, low), written_out=True, grows=grows)
 
 
 def whole_number(value: object) -> object:
@@ -137,10 +155,13 @@ def whole_number(value: object) -> object:
 def pairs_in_chunks(a: Pattern, b: Pattern, stop: int) -> Iterator[tuple[int, Ints, Ints]]:
     """(first index, elements of a, elements of b) over as many of the first `stop` firings as tell the two apart.
 
-    Over whole common periods the difference of two patterns moves in a straight line: its first and last one suffice.
+    Over whole common periods the difference of two endless loops moves in a straight line: the first and the last
+    such period suffice.
     """
-    common = int(np.lcm(a.period, b.period))
-    spans = [(0, stop)] if 2 * common >= stop else [(0, common), (stop - common, stop)]
+    common = int(np.lcm(len(a.values), len(b.values)))
+    spans = [(0, stop)]
+    if a.pure and b.pure and 2 * common < stop:
+        spans = [(0, common), (stop - common, stop)]
     for first, last in spans:
         for begin in range(first, last, CHUNK):
             end = min(begin + CHUNK, last)
@@ -168,21 +189,37 @@ def _integers(field: str, value: object, low: int) -> Ints:
     return np.asarray(value, dtype=np.int64)
 
 
-def _shortest_period(array: Ints, grows: bool) -> tuple[Ints, int]:
-    """The shortest repeating part of a sequence that was written out, if it repeats at least twice."""
-    n, growth = len(array), np.diff(array)
-    if (growth == growth[0]).all() and (grows or growth[0] == 0):
-        return array[:1].copy(), int(growth[0])
-    for period in _candidates(growth):
-        step = int(array[period] - array[0])
-        if (grows or step == 0) and 2 * period <= n and np.array_equal(growth[period:], growth[:-period]):
-            return array[:period].copy(), step
-    return array, 0
+def _looped(array: Ints, grows: bool) -> tuple[Ints, Loop]:
+    """Values and loop of a sequence that was written out: a loop around its middle, at least half as long as it is.
+
+    Where there is none (or, unless it `grows`, none that is all there is), the whole sequence is one time round.
+    """
+    n, middle = len(array), (len(array) - 1) // 2
+    growth = np.diff(array)
+    for period in _candidates(growth, middle) if n > 1 else ():
+        unequal = np.flatnonzero(growth[period:] != growth[:-period])
+        where = int(np.searchsorted(unequal, middle))
+        first = int(unequal[where - 1]) + 1 if where else 0
+        end = int(unequal[where]) + period + 1 if where < len(unequal) else n
+        step, times = int(array[first + period] - array[first]), (end - first) // period
+        if times < 2 or 2 * (end - first) < n or (not grows and (step or end - first < n)):
+            continue
+        last = first + period
+        if end == n:
+            return array[:last].copy(), Loop(first, last, step, None)
+        tail = array[first + times * period :] - step * (times - 1)
+        return np.concatenate([array[:last], tail]), Loop(first, last, step, times)
+    return array, Loop(0, n, 0, None)
 
 
-def _candidates(growth: Ints, most: int = 32) -> Iterator[int]:
-    """Shifts at which the start of `growth` appears again: the only ones at which it can repeat."""
-    text, start = growth.tobytes(), growth[: min(64, len(growth) // 2)].tobytes()
+def _candidates(growth: Ints, middle: int, most: int = 32) -> Iterator[int]:
+    """Shifts at which what follows `middle` appears again: the periods it can be part of. 1 comes first."""
+    if middle + 1 >= len(growth) or growth[middle] == growth[middle + 1]:
+        yield 1
+    text, start = (
+        growth[middle:].tobytes(),
+        growth[middle : middle + max(1, min(64, (len(growth) - middle) // 2))].tobytes(),
+    )
     where = 0
     for _ in range(most):
         where = text.find(start, where + 1)
@@ -193,14 +230,15 @@ def _candidates(growth: Ints, most: int = 32) -> Iterator[int]:
         yield where // 8
 
 
-def _shortest_divisor(array: Ints, step: int) -> tuple[Ints, int]:
+def _shortest_divisor(array: Ints, step: int) -> tuple[Ints, Loop]:
+    """The shortest period of a sequence without end."""
     n = len(array)
     for period in range(1, n // 2 + 1):
         if n % period == 0 and step % (n // period) == 0:
             part = step // (n // period)
             if np.array_equal(array[period:], array[:-period] + part):
-                return array[:period].copy(), part
-    return array, step
+                return array[:period].copy(), Loop(0, period, part, None)
+    return array, Loop(0, n, step, None)
 
 
 def _exact_sum(array: Ints) -> int:

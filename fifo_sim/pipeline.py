@@ -155,7 +155,7 @@ class Pipeline:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what equals its default is left out. Sequences are written out, one entry a firing, unless
         that would be more than 2^24 entries in all: then those of `{"repeat": ..}` kind stay so."""
-        patterns = [n for n, s in zip(self.firings, self.stages, strict=True) if s.service_pattern.period > 1]
+        patterns = [n for n, s in zip(self.firings, self.stages, strict=True) if len(s.service_pattern.values) > 1]
         for edge in self.edges:
             patterns += [self.firings[self.index[edge.dst]]] * (
                 (edge.need != EACH_ITS_OWN) + (edge.rel != EACH_ITS_OWN)

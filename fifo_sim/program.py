@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 import kernels.sim_layout as at
-from fifo_sim.compile import Layout, State, Words
+from fifo_sim.compile import ENDLESS, Layout, State, Words
 
 MOST_PARTS = 64
 LONGEST = 1 << 24  # firings written out in one order
-ENDLESS = 2**61  # a depth that no run fills
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,9 @@ class Program:
 
     def prepare(self, state: State) -> None:
         """Tell a run's stages and edges what this order makes of them."""
-        columns = state.stages
-        columns[:, at.KIND], columns[:, at.ONLY_INPUT], columns[:, at.ONLY_OUTPUT] = (
-            self.kinds,
-            self.inputs,
-            self.outputs,
-        )
+        state.stages[:, at.KIND] = self.kinds
+        state.stages[:, at.ONLY_INPUT], state.stages[:, at.ONLY_OUTPUT] = self.inputs, self.outputs
+        state.edges[:, at.SINGLE] = self.single
 
 
 def find_program(layout: Layout, depths: Words | None, longest: int) -> Program | None:

@@ -78,8 +78,10 @@ def _bench(pipeline: Pipeline, result: SimResult, i: int) -> str:
     It stops when nothing has happened for longer than any register moves by itself.
     """
     bits, stages, edges = word_bits(pipeline), len(pipeline.stages), len(pipeline.edges)
-    services = [stage.service_pattern.largest(n) for stage, n in zip(pipeline.stages, pipeline.firings, strict=True)]
-    quiet = max([*services, *(edge.latency for edge in pipeline.edges)]) + 2
+    quiet = (
+        max([*(stage.service_pattern.most for stage in pipeline.stages), *(edge.latency for edge in pipeline.edges)])
+        + 2
+    )
     counters = ", ".join(COUNTERS)
     shown = ", ".join(f"{counter}[i*{bits} +: {bits}]" for counter in COUNTERS)
     peaks = f'for (i = 0; i < {edges}; i = i + 1) $display("{i} P %0d %0d", i, peak[i*{bits} +: {bits}]);'

@@ -44,7 +44,7 @@ def top_module(pipeline: Pipeline, name: str) -> str:
     """The module of this pipeline alone, made of the library's."""
     patterns = [stage.service_pattern for stage in pipeline.stages]
     patterns += [pattern for edge in pipeline.edges for pattern in (edge.need_pattern, edge.rel_pattern)]
-    numbers = sum(pattern.period for pattern in patterns)
+    numbers = sum(len(pattern.values) if pattern.pure else pattern.count or 0 for pattern in patterns)
     if numbers > MOST_ENTRIES:
         raise InputError(
             "pipeline", f"sequences of {numbers} numbers", f"at most {MOST_ENTRIES} to write out as Verilog"
@@ -152,10 +152,10 @@ class _Writer:
 
     def sequence(self, prefix: str, pattern: Pattern, values: str, with_step: bool = True) -> str:
         """Parameters of a `tv_sequence`, its numbers packed with the first lowest."""
-        digits = self.bits // 4
-        packed = "".join(f"{value:0{digits}x}" for value in reversed(pattern.values.tolist()))
-        step = f".{prefix}STEP({self.number(pattern.step)}), " if with_step else ""
-        return f".{prefix}PERIOD({pattern.period}), {step}.{values}({self.bits * pattern.period}'h{packed})"
+        period = pattern.values if pattern.pure else pattern.expand(pattern.count or 0)
+        packed = "".join(f"{value:0{self.bits // 4}x}" for value in reversed(period.tolist()))
+        step = f".{prefix}STEP({self.number(pattern.loop.step if pattern.pure else 0)}), " if with_step else ""
+        return f".{prefix}PERIOD({len(period)}), {step}.{values}({self.bits * len(period)}'h{packed})"
 
     def number(self, value: int) -> str:
         return f"{self.bits}'d{value}"

@@ -46,7 +46,7 @@ QUICK = U(16)  # plain, with 1 or 2 inputs of one token each, 1 to 3 outputs, al
 LINE = U(32)  # quick, with one input and one output
 
 # an edge
-EDGE_WORDS = U(25)
+EDGE_WORDS = U(29)
 PUSHED = U(0)  # tokens written
 RELEASED = U(1)  # tokens given back
 SLOTS = U(2)  # offset of its slots, and their number - 1 (a power of two, less one)
@@ -59,19 +59,23 @@ DST = U(8)
 AT_END = U(9)  # 1: slots come back when a firing ends
 NEEDED = U(10)  # need of the consumer's firing before
 NEED = U(11)  # need of its next firing
-NEED_AT = U(12)  # pattern: offset in the table, period, place, sum of the steps so far, step
-NEED_PERIOD = U(13)
-NEED_PHASE = U(14)
-NEED_BASE = U(15)
+NEED_AT = U(12)  # pattern: offset in the table, begin and end of its loop, loops left, step
+NEED_FIRST = U(13)
+NEED_LAST = U(14)
+NEED_LEFT = U(15)
 NEED_STEP = U(16)
-REL_AT = U(17)
-REL_PERIOD = U(18)
-REL_PHASE = U(19)
-REL_BASE = U(20)
-REL_STEP = U(21)
-TAKES_ONE = U(22)  # 1: need is k + 1
-GIVES_ONE = U(23)  # 1: rel is k + 1
-SINGLE = U(24)  # 1: the order of firings leaves one token in it at most
+NEED_PHASE = U(17)  # place in the table, and what the loops have grown by
+NEED_BASE = U(18)
+REL_AT = U(19)  # the same for what is given back
+REL_FIRST = U(20)
+REL_LAST = U(21)
+REL_LEFT = U(22)
+REL_STEP = U(23)
+REL_PHASE = U(24)
+REL_BASE = U(25)
+TAKES_ONE = U(26)  # 1: need is k + 1
+GIVES_ONE = U(27)  # 1: rel is k + 1
+SINGLE = U(28)  # 1: the order of firings leaves one token in it at most
 
 # a port
 PORT_WORDS = U(5)

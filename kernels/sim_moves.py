@@ -59,8 +59,9 @@ def push(edges: Words, slots: Words, dirty: Flags, e: Word, k: Word, cycle: Word
 def take(edges: Words, table: Words, e: Word) -> None:
     """The consumer's next firing takes what it needs from edge `e`: on to the need of the firing after."""
     phase = edges[e + at.NEED_PHASE] + ONE
-    if phase == edges[e + at.NEED_PERIOD]:
-        phase = ZERO
+    if phase == edges[e + at.NEED_LAST] and edges[e + at.NEED_LEFT]:
+        phase = edges[e + at.NEED_FIRST]
+        edges[e + at.NEED_LEFT] -= ONE
         edges[e + at.NEED_BASE] += edges[e + at.NEED_STEP]
     edges[e + at.NEED_PHASE] = phase
     edges[e + at.NEEDED] = edges[e + at.NEED]
@@ -73,8 +74,9 @@ def give_back(edges: Words, slots: Words, table: Words, dirty: Flags, e: Word, c
     phase = edges[e + at.REL_PHASE]
     given = table[edges[e + at.REL_AT] + phase] + edges[e + at.REL_BASE]
     phase += ONE
-    if phase == edges[e + at.REL_PERIOD]:
-        phase = ZERO
+    if phase == edges[e + at.REL_LAST] and edges[e + at.REL_LEFT]:
+        phase = edges[e + at.REL_FIRST]
+        edges[e + at.REL_LEFT] -= ONE
         edges[e + at.REL_BASE] += edges[e + at.REL_STEP]
     edges[e + at.REL_PHASE] = phase
     token = edges[e + at.RELEASED]

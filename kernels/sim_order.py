@@ -63,8 +63,9 @@ def _count_firing(
         phase = edges[e + at.REL_PHASE]
         edges[e + at.RELEASED] = table[edges[e + at.REL_AT] + phase] + edges[e + at.REL_BASE]
         phase += ONE
-        if phase == edges[e + at.REL_PERIOD]:
-            phase = ZERO
+        if phase == edges[e + at.REL_LAST] and edges[e + at.REL_LEFT]:
+            phase = edges[e + at.REL_FIRST]
+            edges[e + at.REL_LEFT] -= ONE
             edges[e + at.REL_BASE] += edges[e + at.REL_STEP]
         edges[e + at.REL_PHASE] = phase
     for i in range(stages[s + at.OUTPUTS], stages[s + at.OUTPUTS] + stages[s + at.OUTPUT_COUNT]):
@@ -104,6 +105,9 @@ def _repeats(stages: Words, edges: Words, ports: Words, then: Words) -> Word:
             return ZERO
         if edges[e + at.NEED_PHASE] != then[a + at.NEED_PHASE] or edges[e + at.REL_PHASE] != then[a + at.REL_PHASE]:
             return ZERO
+        for left in (at.NEED_LEFT, at.REL_LEFT):
+            if edges[e + left] < then[a + left]:
+                number = min(number, edges[e + left] // (then[a + left] - edges[e + left]))
     for s in range(ZERO, np.uint64(stages.size), at.STAGE_WORDS):
         fired = stages[s + at.FIRED] - then[s + at.FIRED]
         if fired:
@@ -118,7 +122,16 @@ def _repeat(stages: Words, edges: Words, then: Words, number: Word) -> None:
         stages[s + at.FIRED] += number * (stages[s + at.FIRED] - then[s + at.FIRED])
     for e in range(ZERO, np.uint64(edges.size), at.EDGE_WORDS):
         a = np.uint64(stages.size) + e
-        for field in (at.PUSHED, at.RELEASED, at.NEEDED, at.NEED, at.NEED_BASE, at.REL_BASE):
+        for field in (
+            at.PUSHED,
+            at.RELEASED,
+            at.NEEDED,
+            at.NEED,
+            at.NEED_BASE,
+            at.REL_BASE,
+            at.NEED_LEFT,
+            at.REL_LEFT,
+        ):
             edges[e + field] += number * (edges[e + field] - then[a + field])
 
 

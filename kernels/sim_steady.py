@@ -96,7 +96,16 @@ def skip(stages: Words, edges: Words, ports: Words, slots: Words, then: Words, t
                 slots[base + ((pushed + moved - back) & mask)] = (
                     then[old_slots + base + ((pushed - back) & mask)] + shift
                 )
-        for field in (at.PUSHED, at.RELEASED, at.NEEDED, at.NEED, at.NEED_BASE, at.REL_BASE):
+        for field in (
+            at.PUSHED,
+            at.RELEASED,
+            at.NEEDED,
+            at.NEED,
+            at.NEED_BASE,
+            at.REL_BASE,
+            at.NEED_LEFT,
+            at.REL_LEFT,
+        ):
             edges[e + field] += times * (edges[e + field] - then[old_edges + e + field])
     for s in range(ZERO, np.uint64(stages.size), at.STAGE_WORDS):
         for field in (at.FIRED, at.FREE, at.BLOCKED, at.WAITED):

@@ -185,13 +185,22 @@ def test_order_is_topological():
 def test_a_pattern_is_its_sequence(period, times, step, more):
     stop = len(period) * times + more
     whole = [value + step * i for i in range(times + 4) for value in period][:stop]
-    written, repeated = Pattern(whole, count=stop), Pattern(period, step)
+    written, repeated = Pattern(whole, written_out=True), Pattern(period, step)
     for pattern in (written, repeated):
         assert pattern.expand(stop).tolist() == whole
         assert [pattern.at(k) for k in range(stop)] == whole
         assert pattern.total(stop) == sum(whole)
-    assert written.period <= stop
-    if stop >= 2 * repeated.period + 1:
+    assert len(written.values) <= stop
+    if stop >= 2 * len(repeated.values) + 1:
         assert written == repeated
         assert hash(written) == hash(repeated)
-    assert repeated.largest(stop) == max(whole)
+
+
+@given(st.integers(1, 60), st.integers(0, 5), st.integers(0, 5))
+def test_clipped_windows_are_short(n, look, width):
+    for window in ([min(n, k + 1 + look) for k in range(n)], [max(0, k + 1 - width) for k in range(n)]):
+        pattern = Pattern(window, written_out=True)
+        assert pattern.expand(n).tolist() == window
+        assert [pattern.at(k) for k in range(n)] == window
+        if n >= 4 * (look + width + 1):
+            assert len(pattern.values) <= look + width + 1
