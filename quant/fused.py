@@ -54,8 +54,9 @@ def levels_of(scheme: str, unsigned: bool = False) -> Levels:
 
 
 def fits(*tensors: Tensor) -> bool:
-    """Whether the kernels can work on these tensors: float32 on the CPU."""
-    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+    """Whether the kernels can work on these tensors: float32 on the CPU, and no autocast that wants other types."""
+    plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+    return plain and not torch.is_autocast_enabled("cpu")
 
 
 def rounded(x: Tensor, scale: Tensor, levels: Levels, out: Tensor | None = None) -> Tensor:

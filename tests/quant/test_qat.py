@@ -188,6 +188,19 @@ def test_timm_models(tmp_path, name: str) -> None:
     assert torch.equal(load_qat(tmp_path / "t.safetensors")[0](x), prepared(x))
 
 
+@pytest.mark.parametrize("changes", [{}, {"stem": "conv", "pool": "seq"}])
+def test_autocast(changes: dict) -> None:
+    model = prepared_model(**changes)
+    x = images()
+    plain = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.eval()(x), plain)
+        trained = model.train()(x)
+    trained.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert torch.allclose(trained.float(), plain, atol=0.2 * plain.abs().max().item())
+
+
 def test_power_of_two_scales_make_float_fake_quantisation_the_integer_result() -> None:
     layer = prepared_model(quant={"power_of_two_scales": True}).blocks[1].mlp.fc2
     x = torch.randn(40, layer.in_features)
