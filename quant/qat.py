@@ -60,6 +60,11 @@ def prepare_qat(model: nn.Module, config: QuantConfig | None = None, calibration
     return prepared.train(training)
 
 
+def quantisable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers whose weights can be quantised, by name: nn.Linear, and nn.Conv2d of one group without dilation."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and _fits(m)}
+
+
 def is_prepared(model: nn.Module) -> bool:
     """Whether `prepare_qat` made this model."""
     return isinstance(getattr(model, "quant_config", None), QuantConfig)
