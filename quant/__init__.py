@@ -9,9 +9,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "config": ["QuantConfig"],
         "conversion": ["convert"],
         "level_sets": ["SCHEMES", "levels"],
+        "mixed": ["assign_schemes", "sensitivity"],
         "onnx_export": ["export_onnx"],
         "packed": ["PackedModel"],
         "post_training": ["PtqResult", "ptq"],
         "qat": ["is_prepared", "load_qat", "prepare_qat", "save_qat"],
+        "sqnr": ["sqnr_table"],
     },
 )
