@@ -16,7 +16,7 @@ from kernels.attention import attention
 from kernels.pot import BELOW_HALF
 from kernels.split import pieces, run
 from quant.level_sets import activation_range, bits_of, level_set
-from vit.errors import InputError, require_int
+from vit.errors import InputError, require_choice, require_int
 
 if TYPE_CHECKING:
     from quant.packed import PackedLayer, PackedModel
@@ -66,6 +66,8 @@ class Engine:
 
     def __init__(self, model: PackedModel) -> None:
         self.model, self.config = model, model.config
+        if os.environ.get(gemm.VARIABLE):
+            require_choice(gemm.VARIABLE, os.environ[gemm.VARIABLE], gemm.supported())
         self.path = gemm.chosen_path()
         self.pixel_values = _pixel_values(model.mean, model.std)
         self.linear = {name: _Linear(layer, model.activations) for name, layer in model.layers.items()}

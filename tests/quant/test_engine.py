@@ -19,6 +19,7 @@ from quant import convert, exact
 from quant.level_sets import level_set
 from tests.quant.models import images, prepared_model
 from tests.quant.reference import integer_matmul
+from vit.errors import InputError
 
 PATHS = gemm.supported()
 
@@ -108,6 +109,8 @@ def test_the_path_can_be_asked_for_and_a_wrong_one_is_named(monkeypatch) -> None
     monkeypatch.setenv(gemm.VARIABLE, "sse")
     with pytest.raises(ValueError, match="TILEVIT_KERNELS = 'sse': allowed on this CPU"):
         gemm.chosen_path()
+    with pytest.raises(InputError, match="TILEVIT_KERNELS = 'sse'"):
+        convert(prepared_model()).predict(images(1))
     monkeypatch.delenv(gemm.VARIABLE)
     assert gemm.chosen_path() == PATHS[0]
 
