@@ -105,6 +105,11 @@ def _repeats(stages: Words, edges: Words, ports: Words, then: Words) -> Word:
             return ZERO
         if edges[e + at.NEED_PHASE] != then[a + at.NEED_PHASE] or edges[e + at.REL_PHASE] != then[a + at.REL_PHASE]:
             return ZERO
+        # the counts of the last firing too: they may still be those of the entries before the period
+        if edges[e + at.RELEASED] - edges[e + at.REL_BASE] != then[a + at.RELEASED] - then[a + at.REL_BASE]:
+            return ZERO
+        if edges[e + at.NEEDED] - edges[e + at.NEED_BASE] != then[a + at.NEEDED] - then[a + at.NEED_BASE]:
+            return ZERO
         for left in (at.NEED_LEFT, at.REL_LEFT):
             if edges[e + left] < then[a + left]:
                 number = min(number, edges[e + left] // (then[a + left] - edges[e + left]))

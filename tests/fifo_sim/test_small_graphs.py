@@ -17,3 +17,12 @@ def test_equals_the_reference(hundred):
             assert_equal(Pipeline.from_dict(graph))
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {graph}") from error
+
+
+def test_a_period_does_not_begin_before_the_entries_ahead_of_it_are_past():
+    graph = {
+        "tiles": 3,
+        "stages": [{"name": "a", "service": 1}, {"name": "b", "service": 1}],
+        "edges": [{"src": "a", "dst": "b", "depth": 1, "need": [0, 1, 2], "rel": [0, 1, 1]}],
+    }
+    assert assert_equal(Pipeline.from_dict(graph))
