@@ -42,6 +42,11 @@ def simulate(
     check_rtl: Annotated[
         bool, typer.Option("--check-rtl", help="Run the pipeline's Verilog under iverilog and compare everything.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Put every stalled cycle down to a FIFO or port; say what would lift it.")
+    ] = False,
+    trace: Annotated[Path | None, typer.Option(help="Write the timeline for Perfetto and chrome://tracing.")] = None,
+    gantt: Annotated[Path | None, typer.Option(help="Write the timeline as a picture (png, svg or pdf).")] = None,
     json: Json = False,
 ) -> None:
     """Simulate a pipeline, or a model on a machine, cycle for cycle: cycles, stalls by cause, FIFO occupancy.
@@ -50,7 +55,7 @@ def simulate(
     A deadlock is a result, not an error: "cycles" is then null and "deadlock" true. With --check-rtl a difference
     leaves with exit code 1.
     """
-    from fifo_sim import check_rtl as checked
+    import fifo_sim
     from fifo_sim import simulate as simulated
 
     pipeline, lowered = _pipeline(target, hardware, tile, fifo, attention, images)
@@ -66,13 +71,24 @@ def simulate(
     if lowered is not None:
         told |= {"memory": lowered.memory.to_dict(), "energy_pj": lowered.energy().to_dict()}
         told["latency_ms"] = lowered.latency_ms(result.cycles) if result.cycles is not None else None
-    rtl = checked(pipeline) if check_rtl else None
+    rtl = fifo_sim.check_rtl(pipeline) if check_rtl else None
     if rtl is not None:
         told["rtl"] = asdict(rtl)
+    explanation = fifo_sim.explain(lowered or pipeline) if explain else None
+    if explanation is not None:
+        told["explanation"] = explanation.to_dict()
+    if trace is not None:
+        told["trace"] = asdict(fifo_sim.write_trace(pipeline, trace))
+        say(f"trace: {trace}")
+    if gantt is not None:
+        fifo_sim.gantt(pipeline, gantt)
+        say(f"picture: {gantt}")
     if json:
         emit_json(told)
     else:
         _show_simulation(target, pipeline, result, lowered, rtl)
+        if explanation is not None:
+            print(explanation)
     if rtl is not None and not rtl.equal:
         raise typer.Exit(1)
 
@@ -164,28 +180,34 @@ def size_fifos(
     fifo: Fifo = 4,
     attention: Attention = "full",
     images: Images = 1,
+    seconds: Annotated[float, typer.Option(help="About how long to search for a proof.", min=0.01)] = 10.0,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="The whole front of bytes against cycles in place of one target.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """The FIFO depths of smallest total bytes that reach a target, proven smallest or with the gap still open."""
-    from fifo_sim import min_depths
+    from fifo_sim import min_depths, pareto_depths
 
     pipeline, lowered = _pipeline(target, hardware, tile, fifo, attention, images)
-    found = min_depths(
-        pipeline, int(goal) if goal.isdecimal() else goal, token_bytes=lowered.token_bytes if lowered else None
-    )
-    told = {
-        "target": goal,
-        "depths": list(found),
-        "cycles": found.cycles,
-        "total_bytes": found.total_bytes,
-        "proven": found.proven,
-        "gap_bytes": found.gap,
-    }
-    if json:
-        emit_json(told)
+    names = [edge.name for edge in pipeline.edges]
+    if pareto:
+        front = pareto_depths(lowered or pipeline, seconds=seconds)
+        points = [{"total_bytes": b, "cycles": c, "depths": list(depths)} for b, c, depths in front]
+        if json:
+            emit_json({"fifos": names, "front": points, "proven": front.proven})
+            return
+        table("FIFO bytes against cycles", ["bytes", "cycles"], [[p["total_bytes"], p["cycles"]] for p in points])
+        say("proven: this is the whole front" if front.proven else "not proven: the time ended before the whole front")
         return
-    table("FIFO depths", ["FIFO", "depth"], [[e.name, d] for e, d in zip(pipeline.edges, found, strict=True)])
-    tell("Sizing", {key: value for key, value in told.items() if key != "depths"}, False)
+    found = min_depths(lowered or pipeline, int(goal) if goal.isdecimal() else goal, seconds=seconds)
+    told = {"target": goal, "cycles": found.cycles, "total_bytes": found.total_bytes}
+    told |= {"proven": found.proven, "gap_bytes": found.gap}
+    if json:
+        emit_json({"fifos": names, "depths": list(found), **told})
+        return
+    table("FIFO depths", ["FIFO", "depth"], [[name, depth] for name, depth in zip(names, found, strict=True)])
+    tell("Sizing", told, False)
 
 
 def profile(
