@@ -191,7 +191,7 @@ def test_a_pattern_is_its_sequence(period, times, step, more):
         assert [pattern.at(k) for k in range(stop)] == whole
         assert pattern.total(stop) == sum(whole)
     assert len(written.values) <= stop
-    if stop >= 2 * len(repeated.values) + 1:
+    if stop >= 4 * len(repeated.values) + 2:
         assert written == repeated
         assert hash(written) == hash(repeated)
 
