@@ -53,12 +53,12 @@ class Pattern:
 
     def __init__(self, values: npt.ArrayLike, step: int = 0, written_out: bool = False, grows: bool = True) -> None:
         array = np.array(values, dtype=np.int64)
+        self.count: int | None = None
         if written_out:
             self.values, self.loop = _looped(array, grows)
             self.count = len(array)
         else:
             self.values, self.loop = _shortest_divisor(array, step)
-            self.count = None
         self.values.flags.writeable = False
 
     @property
@@ -84,7 +84,8 @@ class Pattern:
         first, last, step, times = self.loop
         k = np.arange(start, stop, dtype=np.int64)
         rounds = np.clip((k - first) // (last - first), 0, None if times is None else times - 1)
-        return self.values[k - rounds * (last - first)] + step * rounds
+        elements: Ints = self.values[k - rounds * (last - first)] + step * rounds
+        return elements
 
     def total(self, stop: int) -> int:
         """Sum of the first `stop` elements, as a Python int: it never wraps."""
