@@ -5,8 +5,11 @@ from kernels.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "deadlock": ["DeadlockExplanation", "explain_deadlock"],
         "energy": ["EnergyReport"],
         "energy_table": ["EnergyTable"],
+        "explanation": ["Explanation", "explain"],
+        "gantt_chart": ["gantt"],
         "hardware": ["Hardware"],
         "lowering": ["Lowered", "lower"],
         "memory": ["DoesNotFit", "MemoryLedger"],
@@ -16,8 +19,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "result": ["SimResult"],
         "rtl": ["RtlReport", "check_rtl"],
         "simulator": ["simulate"],
+        "sizing": ["Depths", "ParetoFront", "min_depths", "pareto_depths"],
         "streamed": ["streaming"],
         "verilog": ["to_verilog"],
         "sweeping": ["Table", "sweep"],
+        "trace": ["TraceSummary", "write_trace"],
     },
 )

@@ -1,0 +1,113 @@
+"""Who waits for whom when a pipeline has stopped: full FIFOs, empty FIFOs, turns at a port."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from fifo_sim.replay import NEVER, Replay
+from fifo_sim.sizing_cuts import Shifts, Step, back
+
+FULL, EMPTY, TURN = "full", "empty", "turn"
+
+
+@dataclass(frozen=True)
+class StuckWait:
+    """One reason why a stage stands still for ever.
+
+    Attributes:
+        stage: position of the stage that waits.
+        firing: its firing that waits.
+        kind: "full" (a FIFO has no room for its token), "empty" (a FIFO lacks a token it needs) or "turn" (another
+            stage has to use a port before).
+        index: position of the FIFO or port.
+        on: position of the stage it waits for.
+        event: firing of that stage which would end the wait; its number of firings if none would.
+    """
+
+    stage: int
+    firing: int
+    kind: str
+    index: int
+    on: int
+    event: int
+
+
+def stuck_waits(replay: Replay) -> dict[int, list[StuckWait]]:
+    """What each stage that has not finished waits for, by stage; empty where the run came to its end."""
+    waits = {}
+    for s, firings in enumerate(replay.pipeline.firings):
+        started, ended = len(replay.starts[s]), len(replay.ends[s])
+        if started > ended:
+            waits[s] = [_full(replay, e, s, ended) for e in replay.wiring.outputs[s] if replay.room(e)[ended] == NEVER]
+        elif ended < firings:
+            waits[s] = _before_start(replay, s, ended)
+    return waits
+
+
+def blocking_waits(replay: Replay) -> list[StuckWait]:
+    """Why nothing moves: a shortest circular wait, each waiting for the next and the last for the first.
+
+    Where no circle exists, a stage waits for slots that a stage which has finished never gave back: that wait alone.
+    """
+    waits = stuck_waits(replay)
+    circles = [circle for s in waits if (circle := _circle_through(waits, s))]
+    if circles:
+        return min(circles, key=len)
+    return [next(wait for row in waits.values() for wait in row if wait.on not in waits)]
+
+
+def steps_of_waits(replay: Replay, shifts: Shifts, waits: list[StuckWait]) -> list[Step]:
+    """The blocking waits as a way back through firings, for the cut that follows from them."""
+    firings = replay.pipeline.firings
+    steps: list[Step] = []
+    for place, wait in enumerate(waits):
+        if wait.kind == FULL:
+            room = shifts.full(wait.index, wait.firing - replay.pipeline.edges[wait.index].depth)
+            steps += room if wait.event < firings[wait.on] else room[:1]
+        elif wait.kind == EMPTY:
+            steps.append(shifts.token(wait.index, wait.firing))
+        else:
+            steps.append(Step(down=0, up=0))
+        following = waits[(place + 1) % len(waits)]
+        if following.stage == wait.on:
+            steps.append(back(wait.event, wait.event - following.firing))
+    return steps
+
+
+def _full(replay: Replay, e: int, s: int, k: int) -> StuckWait:
+    freeing = replay.wiring.freeing(e)[k - replay.pipeline.edges[e].depth]
+    return StuckWait(s, k, FULL, e, replay.wiring.dst[e], int(freeing))
+
+
+def _before_start(replay: Replay, s: int, k: int) -> list[StuckWait]:
+    pipeline, waits = replay.pipeline, []
+    for e in replay.wiring.inputs[s]:
+        if replay.arrivals(e)[k] == NEVER:
+            token = pipeline.edges[e].need_pattern.at(k) - 1
+            waits.append(StuckWait(s, k, EMPTY, e, replay.wiring.src[e], token))
+    if pipeline.stages[s].mode == "bbs":
+        waits += [_full(replay, e, s, k) for e in replay.wiring.outputs[s] if replay.room(e)[k] == NEVER]
+    for p in replay.wiring.ports[s]:
+        before = replay.wiring.turn_before(p, s, k)
+        if before is not None and replay.port_free(p, s)[k] == NEVER:
+            waits.append(StuckWait(s, k, TURN, p, *before))
+    return waits
+
+
+def _circle_through(waits: dict[int, list[StuckWait]], s: int) -> list[StuckWait]:
+    """A shortest chain of waits from stage `s` back to itself, or nothing."""
+    came: dict[int, StuckWait] = {}
+    queue = deque([s])
+    while queue:
+        at = queue.popleft()
+        for wait in waits[at]:
+            if wait.on in waits and wait.on not in came:
+                came[wait.on] = wait
+                queue.append(wait.on)
+    if s not in came:
+        return []
+    chain = [came[s]]
+    while chain[-1].stage != s:
+        chain.append(came[chain[-1].stage])
+    return chain[::-1]
