@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import copy
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +84,7 @@ def float_model(model: nn.Module, batch: int | None = None) -> ModelProto:
     example = torch.from_numpy(_random_images(batch or 2, spec["in_channels"], spec["image_size"]))
     shapes = ({0: torch.export.Dim.DYNAMIC},) if batch is None else None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own, about its own parts
+        with _silence():
             program: Any = torch.onnx.export(
                 plain,
                 (example,),
@@ -96,6 +99,19 @@ def float_model(model: nn.Module, batch: int | None = None) -> ModelProto:
         cause = str(error.__cause__ or error).strip().partition("\n")[0]
         raise InputError("model", type(model).__name__, "a model that torch can export", cause) from error
     return _named_and_plain(program.model_proto)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's warnings about its own parts, and the graphs it prints when it fails, from the reader."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def plain_copy(model: nn.Module) -> nn.Module:

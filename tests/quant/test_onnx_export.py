@@ -115,7 +115,9 @@ class Undecided(VisionTransformer):
         return super().forward(x if x.sum() > 0 else -x)
 
 
-def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_exported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "model.onnx"
     with pytest.raises(InputError, match=r"model = 'Linear': allowed is a VisionTransformer"):
         export_onnx(torch.nn.Linear(2, 2), path)
@@ -125,6 +127,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.
         export_onnx(float_model(), path, batch=0)
     with pytest.raises(InputError, match=r"model = 'Undecided': allowed is a model that torch can export"):
         export_onnx(Undecided(float_model(depth=1).config), path)
+    assert capfd.readouterr() == ("", "")
     monkeypatch.setattr(onnx_export, "float_model", lambda model, batch: trained_graph())
     other = float_model(image_size=8, patch_size=2, in_channels=1, depth=1, pool="mean")
     with pytest.raises(InputError, match="logits differ by"):

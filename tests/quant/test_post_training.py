@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,8 @@ import pytest
 import torch
 from onnx import ModelProto
 
-from prune import magnitude_prune
 from quant import PtqResult, convert, onnx_export, post_training, prepare_qat, ptq
 from quant.calibration import logit_error, observe
-from quant.onnx_export import float_model
 from quant.onnx_graph import Graph
 from quant.onnx_quantiser import METHODS, Quantiser
 from quant.onnx_session import accuracy, open_session
@@ -24,7 +21,6 @@ from tests.quant.models import float_model as random_model
 from tests.quant.models import prepared_model
 from tests.quant.trained import digits, trained_graph, trained_model
 from vit.errors import InputError
-from vit.model import VisionTransformer
 from vit.zoo import create_model
 
 LAYERS = ["stem.proj", *(f"blocks.0.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")), "head"]
@@ -85,13 +81,6 @@ def test_a_result_names_every_layer_and_is_json(results: dict[str, PtqResult]) -
     assert min(results["int4-weight"].sensitivity, key=results["int4-weight"].sensitivity.get) in ("stem.proj", "head")
 
 
-@cache
-def pruned() -> tuple[VisionTransformer, ModelProto]:
-    model = random_model(image_size=8, patch_size=2, in_channels=1, depth=1, pool="mean")
-    magnitude_prune(model, 0.6, scope="layer")
-    return model, float_model(model)
-
-
 def unpacked(graph: Graph, layer: str, bits: int, inner: int) -> np.ndarray:
     """The weight (out, inner) that a file stands for, by the documentation of its operators."""
     if f"{layer}.codes" in graph.names():  # MatMulNBits: blocks of 32, the low nibble first, 2^(bits-1) is 0
@@ -107,12 +96,14 @@ def unpacked(graph: Graph, layer: str, bits: int, inner: int) -> np.ndarray:
 
 @pytest.mark.parametrize("method", ["int8-static", "int8-dynamic", "int4-weight"])
 def test_weights_are_near_and_zeros_stay(method: str) -> None:
-    model, exported = pruned()
-    quantiser = Quantiser(exported, method, digits().train.take(torch.arange(20)), threads=1)
+    pruned = Graph(trained_graph())
+    for layer in pruned.layers():
+        weight = pruned.constant(layer.weight)
+        pruned.add_constant(layer.weight, np.where(np.abs(weight) < np.median(np.abs(weight)), np.float32(0), weight))
+    quantiser = Quantiser(pruned.model, method, digits().train.take(torch.arange(20)), threads=1)
     graph = Graph(quantiser.model(quantiser.usual_bits))
     for layer in quantiser.layers:
-        bits = quantiser.usual_bits[layer.name]
-        weight = model.get_submodule(layer.name).weight.detach().flatten(1).numpy()
+        bits, weight = quantiser.usual_bits[layer.name], pruned.rows(layer)
         stored = unpacked(graph, layer.name, bits, weight.shape[1])
         assert (stored[weight == 0] == 0).all()
         noise = np.square(stored - weight).sum() / np.square(weight).sum()
