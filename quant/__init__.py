@@ -13,8 +13,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "onnx_export": ["export_onnx"],
         "packed": ["PackedModel"],
         "post_training": ["PtqResult", "ptq"],
-        "qonnx_form": ["export_qonnx"],
         "qat": ["is_prepared", "load_qat", "prepare_qat", "save_qat"],
+        "qonnx_form": ["export_qonnx"],
         "sqnr": ["sqnr_table"],
     },
 )
