@@ -31,7 +31,8 @@ def main() -> None:
     bare = statistics.median(seconds["python -c pass"])
     for name, times in seconds.items():
         middle = statistics.median(times)
-        print(f"{name:<16} median {middle:.3f} s  range {min(times):.3f}-{max(times):.3f} s  {middle / bare:.1f} x bare")
+        span = f"{min(times):.3f}-{max(times):.3f}"
+        print(f"{name:<16} median {middle:.3f} s  range {span} s  {middle / bare:.1f} x bare")
 
 
 if __name__ == "__main__":
