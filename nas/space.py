@@ -114,6 +114,8 @@ class SearchSpace:
         named = {name: v if isinstance(v, (list, tuple)) else [v] for name, v in (default | choices).items()}
         shape = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
         fixed = shape | {name: values[0] for name, values in named.items() if len(values) == 1}
+        if all(name in fixed for name in named):  # a space of one candidate is a space
+            del fixed["dim"]
         return cls({name: values for name, values in named.items() if name not in fixed}, fixed)
 
     def __len__(self) -> int:

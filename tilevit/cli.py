@@ -65,6 +65,8 @@ def _exit_code(arguments: list[str]) -> int:
     usage_error: Any = typer.BadParameter.__base__  # click's, which typer carries inside itself
     try:
         result = typer.main.get_command(app)(arguments, prog_name="tilevit", standalone_mode=False)
+        if result == INTERRUPTED:  # typer has made an exit code of the interrupt
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except usage_error as error:
         return _refuse(_usage(error, arguments))

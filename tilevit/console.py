@@ -24,10 +24,17 @@ def emit_json(value: Any) -> None:
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Tick]:
-    """A progress bar with an ETA; yields `tick(note="", steps=1)`. Without a terminal: one line at the start."""
+    """A progress bar with an ETA; yields `tick(note="", steps=1)`. Without a terminal: one line at the first step."""
     if not sys.stderr.isatty():
-        say(f"{label} ({total} steps)")
-        yield lambda note="", steps=1: None
+        told = False
+
+        def first(note: str = "", steps: int = 1) -> None:
+            nonlocal told
+            if not told:
+                say(f"{label} ({total} steps)")
+            told = True
+
+        yield first
         return
     from rich.console import Console
     from rich.progress import (

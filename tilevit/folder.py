@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -70,12 +72,20 @@ class RunFolder:
         began = time.perf_counter()
         result = work()
         result["seconds"] = round(time.perf_counter() - began, 3)
-        write_json(self._stage_file(name), result)
+        write_json(self._stage_file(name), {"result": result, "crc32": _checksum(result)})
         return self.finished(name)
 
     def finished(self, name: str) -> dict[str, Any]:
-        """The stored result of a finished stage."""
-        result: dict[str, Any] = read_json(self._stage_file(name), "stage")
+        """The stored result of a finished stage.
+
+        Raises:
+            InputError: its file was changed since.
+        """
+        file = self._stage_file(name)
+        stored = read_json(file, "stage")
+        result = stored.get("result") if isinstance(stored, dict) else None
+        if not isinstance(result, dict) or stored.get("crc32") != _checksum(result):
+            raise InputError("stage", str(file), "the file as the run wrote it", "--fresh starts over")
         return result
 
     def _stage_file(self, name: str) -> Path:
@@ -119,3 +129,7 @@ class RunFolder:
             handle.close()
             raise InputError("out", str(self.path), "a folder no other process is running in") from None
         return handle
+
+
+def _checksum(result: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(result, sort_keys=True).encode()):08x}"

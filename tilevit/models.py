@@ -22,13 +22,16 @@ SUFFIX = ".safetensors"
 class Loaded:
     """A model and what it is: "new" (untrained), "float", "qat" or "packed" (then `model` is a PackedModel)."""
 
+    spec: str
     model: Any
     kind: str
 
-    def network(self, field: str = "model") -> nn.Module:
-        """The torch model; an InputError for a packed one."""
+    def network(self, quantised: bool = True) -> nn.Module:
+        """The torch model; an InputError for a packed one, and for a prepared (QAT) one unless `quantised`."""
         if self.kind == "packed":
-            raise InputError(field, "a packed model", "a checkpoint, a TOML file or a timm name")
+            raise InputError("model", self.spec, "a checkpoint, a TOML file or a timm name", "this one is packed")
+        if self.kind == "qat" and not quantised:
+            raise InputError("model", self.spec, "a float model", "this one is prepared for QAT already")
         network: nn.Module = self.model
         return network
 
@@ -45,7 +48,7 @@ def load_model(spec: str, data: DataSplits | None = None, seed: int = 0) -> Load
         InputError: nothing by that name, a damaged file, or a shape that contradicts the data.
     """
     path = Path(spec)
-    loaded = _from_file(path) if path.suffix == SUFFIX else Loaded(_created(spec, data, seed), "new")
+    loaded = _from_file(path) if path.suffix == SUFFIX else Loaded(spec, _created(spec, data, seed), "new")
     if data is not None and loaded.kind != "packed":
         _require_fit(loaded.network(), data)
     return loaded
@@ -67,9 +70,11 @@ def _from_file(path: Path) -> Loaded:
     from vit.tensorfile import kind_of
 
     if kind_of(path, "model") == "packed model":
-        return Loaded(PackedModel.load(path), "packed")
+        return Loaded(str(path), PackedModel.load(path), "packed")
     checkpoint = load_checkpoint(path)
-    return Loaded(load_qat(path)[0], "qat") if checkpoint.kind == "qat" else Loaded(checkpoint.model, "float")
+    if checkpoint.kind == "qat":
+        return Loaded(str(path), load_qat(path)[0], "qat")
+    return Loaded(str(path), checkpoint.model, "float")
 
 
 def _created(spec: str, data: DataSplits | None, seed: int) -> nn.Module:

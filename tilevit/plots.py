@@ -20,7 +20,11 @@ def figures(results: Results, stats: Sequence[Row]) -> Iterator[tuple[str, str, 
     """Every picture of a run as (file name, caption, figure), in the order of the report."""
     yield "pareto", "Search: every candidate, and the Pareto front", pareto(results["search"])
     yield "training", "Training: loss, validation accuracy and learning rate by epoch", training(stats)
-    yield "stages", "Validation accuracy and size after each stage", stages(results["stages"])
+    yield (
+        "stages",
+        "Validation accuracy and size after each stage (checkpoints from pruning on hold the masks too)",
+        stages(results["stages"]),
+    )
     yield "layers", "Sparsity of each layer of the packed model", layer_sparsity(results["layers"])
     yield "codes", "How often each weight code is used, by layer", code_histograms(results["layers"])
     for mode in dict.fromkeys(row["attention"] for row in results["sweep"]):

@@ -14,6 +14,9 @@ from vit.files import read_toml
 
 ATTENTION = ("full", "window", "tile")
 SCOPES = ("global", "layer", "erk")
+LARGEST = 1_000_000  # of counts and widths: beyond it is a slip of the finger
+LARGEST_SIDE = 4096  # pixels
+LARGEST_SEED = 2**31 - 1
 
 
 def _setting(default: Any, group: str, help: str) -> Any:
@@ -25,7 +28,7 @@ class RunConfig:
     """Everything `tilevit run` can be told. The defaults are those for the bundled digits (`defaults_for`)."""
 
     data: str = _setting(
-        "digits", "Data", 'Images: "digits" (bundled), "cifar10", or a folder with train/<class>/* and test/<class>/*.'
+        "digits", "Data", 'Images: "digits" (bundled), "cifar10", or a folder with train/CLASS/* and test/CLASS/*.'
     )
     image_size: int = _setting(0, "Data", "Side the images are resized to, pixels; 0 keeps the data's own.")
     val_fraction: float = _setting(0.15, "Data", "Share of the training images held out for every choice made.")
@@ -67,7 +70,7 @@ class RunConfig:
     qat_epochs: int = _setting(16, "Quantisation", "Epochs of quantisation-aware training.")
     qat_lr: float = _setting(5e-4, "Quantisation", "Peak learning rate of quantisation-aware training.")
 
-    hardware: str = _setting("zcu104", "Hardware", "A preset (`tilevit simulate --help` lists them) or a TOML file.")
+    hardware: str = _setting("zcu104", "Hardware", "A preset (docs/hardware.md lists them) or a TOML file.")
     tile: int = _setting(4, "Hardware", "Tokens a tile.")
     fifo: int = _setting(2, "Hardware", "Depth of the FIFOs between stages, tiles.")
     attention: str = _setting("full", "Hardware", "What a tile attends to: full, window or tile.")
@@ -79,10 +82,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         for spec in fields(self):
             object.__setattr__(self, spec.name, _typed(spec, getattr(self, spec.name)))
+        if not self.data:
+            raise InputError("data", self.data, '"digits", "cifar10" or a folder')
         for name in ("trials", "search_epochs", "epochs", "batch_size", "tile", "fifo"):
-            require_int(name, getattr(self, name))
-        for name in ("image_size", "seed", "finetune_epochs", "qat_epochs"):
-            require_int(name, getattr(self, name), low=0)
+            require_int(name, getattr(self, name), 1, LARGEST)
+        for name in ("finetune_epochs", "qat_epochs"):
+            require_int(name, getattr(self, name), 0, LARGEST)
+        require_int("image_size", self.image_size, 0, LARGEST_SIDE)
+        require_int("seed", self.seed, 0, LARGEST_SEED)
         require_float("val_fraction", self.val_fraction, 0, 0.9, open_low=True)
         require_float("sparsity", self.sparsity, 0, 1, open_high=True)
         for name in ("lr", "finetune_lr", "qat_lr"):
@@ -93,7 +100,7 @@ class RunConfig:
             require_float(name, getattr(self, name), 0, 100)
         for name in ("dims", "depths", "heads", "patch_sizes", "tiles", "fifos"):
             for value in getattr(self, name):
-                require_int(name, value)
+                require_int(name, value, 1, LARGEST)
         for value in self.mlp_ratios:
             require_float("mlp_ratios", value, 0, 64, open_low=True)
         for name, choices in (("stems", STEMS), ("pools", POOLS), ("attentions", ATTENTION)):

@@ -126,3 +126,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     for name in ("bad.toml", "odd.toml", "absent.toml"):
         with pytest.raises(InputError):
             SearchSpace.load(tmp_path / name)
+
+
+def test_a_space_of_one_candidate_is_a_space():
+    space = SearchSpace.for_image(8, 1, dim=16, depth=1, heads=2, mlp_ratio=1.0, patch_size=2, stem="patch")
+    assert len(space) == 1
+    assert space.config(next(iter(space))).dim == 16

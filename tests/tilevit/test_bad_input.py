@@ -71,6 +71,10 @@ def folder(tmp_path):
         (["--device", "tpu"], ["device", "tpu", "cpu"]),
         (["--data", "digit"], ["data", "digit", "digits"]),
         (["--epoch", "3"], ["--epoch"]),
+        (["--seed", "99999999999999999999"], ["seed", "99999999999999999999"]),
+        (["--image-size", "100000000"], ["image_size", "4096"]),
+        (["--batch-size", "99999999999999999999"], ["batch_size"]),
+        (["--data", ""], ["data"]),
         (["--config", "no-such.toml"], ["no-such.toml"]),
     ],
 )

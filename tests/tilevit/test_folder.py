@@ -19,6 +19,17 @@ def test_a_finished_stage_is_not_run_again(tmp_path):
     assert len(calls) == 1
 
 
+def test_a_stage_file_that_was_changed_is_refused(tmp_path):
+    folder = RunFolder(tmp_path / "run", RunConfig())
+    folder.stage("train", lambda: {"value": 1})
+    file = tmp_path / "run" / "stages" / "train.json"
+    for changed in (file.read_text().replace('"value": 1', '"value": 2'), "{}", "[]"):
+        file.write_text(changed)
+        with pytest.raises(InputError, match="--fresh"):
+            folder.stage("train", lambda: {"value": 1})
+    folder.close()
+
+
 def test_a_stage_that_fails_is_not_finished(tmp_path):
     folder = RunFolder(tmp_path / "run", RunConfig())
     with pytest.raises(ZeroDivisionError):

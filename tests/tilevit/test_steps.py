@@ -101,6 +101,13 @@ def test_another_training_in_the_folder_is_refused_unless_fresh(place, trained, 
     assert trained.read_bytes() == before
 
 
+def test_a_qat_checkpoint_is_refused_before_it_is_trained_again(place, quantised, capsys):
+    for command in (["train"], ["prune", "--sparsity", "0.5"], ["qat"]):
+        assert _exit_code([command[0], str(quantised), *command[1:], "--out", str(place / "twice")]) == 2
+        assert "prepared for QAT already" in capsys.readouterr().err
+    assert not (place / "twice").exists()
+
+
 def test_structured_pruning_makes_the_file_smaller(told, place, trained):
     result = told("prune", str(trained), "--mlp", "0.5", "--round-to", "4", "--out", str(place / "cut"))
     assert (place / "cut" / "model.safetensors").stat().st_size < trained.stat().st_size

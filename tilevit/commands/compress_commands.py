@@ -54,7 +54,7 @@ def prune(
     if sum(ways) != 1:
         raise InputError("prune", f"{sum(ways)} ways given", "one of --sparsity, --nm, or --heads/--mlp/--channels")
     splits = load_data(data, seed=seed)
-    network = load_model(model, splits, seed).network()
+    network = load_model(model, splits, seed).network(quantised=False)
     if sparsity is not None:
         network = magnitude_prune(network, sparsity, scope)
     elif nm is not None:
@@ -92,7 +92,7 @@ def qat(
 
     config = QuantConfig(weights=weights, activations=activations, skip=tuple(skip or ()))
     splits = load_data(data, seed=seed)
-    network = load_model(model, splits, seed).network()
+    network = load_model(model, splits, seed).network(quantised=False)
     images = splits.train.take(torch.arange(min(CALIBRATION_IMAGES, len(splits.train)))).floats()
     prepared = prepare_qat(network, config, calibration=images)
     recipe = Recipe.for_data(splits.name, epochs=epochs, lr=lr, seed=seed) if epochs else None
@@ -118,7 +118,7 @@ def ptq(
     from vit import load_data
 
     splits = load_data(data, seed=seed)
-    result = quantised(load_model(model, splits, seed).network(), method, splits, out=out)
+    result = quantised(load_model(model, splits, seed).network(quantised=False), method, splits, out=out)
     tell("Quantised after training", result.to_dict(), json)
 
 

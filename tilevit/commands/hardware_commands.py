@@ -215,7 +215,7 @@ def profile(
     hardware: Annotated[
         str | None, typer.Option(help="Machine for the modelled energy and cycles; a preset or a TOML file.")
     ] = "zcu104",
-    batch: Annotated[int, typer.Option(help="Images at a time in the timings.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Images at a time in the timings.", min=1, max=65536)] = 1,
     json: Json = False,
 ) -> None:
     """Parameters, exact MACs, size, sparsity, latency and throughput here; modelled cycles and energy on a machine."""

@@ -18,11 +18,9 @@ Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help='"cpu", "cuda" or "auto".')]
 Data = Annotated[
-    str, typer.Option(help='"digits" (bundled), "cifar10", or a folder with train/<class>/* and test/<class>/*.')
+    str, typer.Option(help='"digits" (bundled), "cifar10", or a folder with train/CLASS/* and test/CLASS/*.')
 ]
-Model = Annotated[
-    str, typer.Argument(help="A checkpoint, a packed model, a TOML file with a ViTConfig, or a timm name.")
-]
+Model = Annotated[str, typer.Argument(help="A checkpoint, a TOML file with a [model] table, or a timm name.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget earlier work in the folder and start over.")]
 HardwareName = Annotated[str, typer.Option("--hardware", help="A preset or a TOML file of one's own.")]
 

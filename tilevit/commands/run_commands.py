@@ -37,7 +37,10 @@ def run(
 
     settings = resolve(config, flags)
     if print_config:
-        print(settings.to_toml(), end="")
+        if json:
+            emit_json(settings.to_dict())
+        else:
+            print(settings.to_toml(), end="")
         return
     from tilevit.run import run_pipeline
 

@@ -48,7 +48,7 @@ def train(
     from vit import load_data
 
     splits = load_data(data, seed=seed)
-    network = load_model(model, splits, seed).network()
+    network = load_model(model, splits, seed).network(quantised=False)
     settings = training_recipe(splits.name, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
     result = trained(network, splits, settings, out, device=device, fresh=fresh)
     tell("Trained", result, json)
@@ -84,7 +84,7 @@ def distill(
     from vit import load_data
 
     splits = load_data(data, seed=seed)
-    student = load_model(model, splits, seed).network()
+    student = load_model(model, splits, seed).network(quantised=False)
     method = partial(distilled, teacher=teacher, temp=temp, lam_kd=lam_kd, lam_f=lam_f, lam_ce=lam_ce, hard=hard)
     settings = training_recipe(splits.name, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
     result = trained(student, splits, settings, out, device=device, fresh=fresh, train=method, name="distill")
@@ -92,7 +92,7 @@ def distill(
 
 
 def evaluate(
-    model: Model,
+    model: Annotated[str, typer.Argument(help="A checkpoint, float or QAT, or a packed model.")],
     data: Data = "digits",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     seed: Seed = 0,
