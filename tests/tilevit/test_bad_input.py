@@ -59,7 +59,7 @@ def folder(tmp_path):
         (["--stems", "patches"], ["stems", "patches", "patch"]),
         (["--pools", "max"], ["pools", "max", "cls, mean, seq"]),
         (["--attention", "global"], ["attention", "global", "full"]),
-        (["--dims", "0"], ["dims", "0", ">= 1"]),
+        (["--dims", "0"], ["dims", "0", "from 1 to"]),
         (["--dims", "-4"], ["dims", "-4"]),
         (["--dims", "x"], ["dims", "x"]),
         (["--dims", "33", "--heads", "2"], ["heads", "dim"]),

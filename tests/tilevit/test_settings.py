@@ -34,7 +34,7 @@ def test_every_setting_says_what_it_is():
     ("text", "field", "hint"),
     [
         ("epoch = 3", "key", "epochs"),
-        ("epochs = 0", "epochs", ">= 1"),
+        ("epochs = 0", "epochs", "from 1 to"),
         ("epochs = 1.5", "epochs", "whole number"),
         ('epochs = "3"', "epochs", "whole number"),
         ("trials = true", "trials", "whole number"),
@@ -46,7 +46,7 @@ def test_every_setting_says_what_it_is():
         ('stems = ["patches"]', "stems", "patch"),
         ('pools = ["max"]', "pools", "cls, mean, seq"),
         ("dims = []", "dims", "at least one"),
-        ("dims = [64, -1]", "dims", ">= 1"),
+        ("dims = [64, -1]", "dims", "from 1 to"),
         ("dims = 64", "dims", "list"),
         ("data = 3", "data", "string"),
         ("epochs = = 3", "config", "line 1"),
