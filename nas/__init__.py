@@ -10,7 +10,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "pareto": ["front", "hypervolume", "hypervolume_history", "non_dominated"],
         "winner": ["best_config", "pick"],
         "plots": ["plot_front", "plot_hypervolume"],
-        "study": ["OBJECTIVES", "SAMPLERS", "Progress", "search", "space_of"],
         "space": ["SearchSpace"],
+        "study": ["Progress", "search", "space_of"],
+        "task": ["OBJECTIVES", "SAMPLERS"],
     },
 )

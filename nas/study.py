@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.cost_aware import CostAwareSampler
-from nas.costs import METRICS, TRAINED, Constraint, Costs
+from nas.costs import TRAINED
 from nas.pareto import finished
-from nas.samplers import GENERAL, FeasibleSampler, general_sampler, seed_of
 from nas.space import Params, SearchSpace
 from nas.storage import WORKER, open_storage, retry_abandoned, turn, working
-from vit.errors import InputError, require_choice, require_int
+from nas.task import OBJECTIVES, Task
+from vit.errors import InputError, require_int
 
 if TYPE_CHECKING:
     import torch
@@ -35,14 +32,8 @@ if TYPE_CHECKING:
     from vit.image_set import DataSplits
     from vit.recipe import Recipe
 
-OBJECTIVES = ("accuracy", "params", "cycles")
-SAMPLERS = ("cost-aware", *GENERAL)
 SETTINGS = "settings"  # user attribute of the study: what it was made with
 STUDY = "search"
-STARTUP = 6  # trials before the cost-aware sampler models accuracy: trainings are dear, studies short
-POOL = 1024  # candidates whose costs are computed for the cost-aware sampler: each takes some milliseconds
-DRAWS, LISTED = 64, 65_536  # candidates drawn to find a feasible one; looked at before saying that there is none
-EPOCHS = 8  # of a candidate, where no recipe is given
 POLL_SECONDS = 0.2
 
 
@@ -111,7 +102,7 @@ def search(
             what each constraint refuses); a storage that cannot be used, or holds a study of other settings (the
             difference is shown).
     """
-    task = _Task(space, data, hardware, objectives, constraints, seed, recipe, sampler, device)
+    task = Task(space, data, hardware, objectives, constraints, seed, recipe, sampler, device)
     require_int("trials", trials)
     study = _open_study(task, storage)
     with working(storage) as worker:
@@ -140,118 +131,8 @@ def space_of(study: Study) -> SearchSpace:
     return SearchSpace.from_dict(settings["space"])
 
 
-class _Task:
-    """Everything about a search but its study: what to try next, and how to measure it."""
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        data: DataSplits,
-        hardware: Hardware | str | Path | None,
-        objectives: Sequence[str],
-        constraints: Sequence[str],
-        seed: int,
-        recipe: Recipe | None,
-        sampler: str | Callable[[int], BaseSampler],
-        device: str | torch.device,
-    ) -> None:
-        self.space, self.data, self.device = space, data, device
-        self.seed = require_int("seed", seed, low=0)
-        self.objectives = _objectives(objectives)
-        self.constraints = [Constraint.parse(text) for text in constraints]
-        self._require_fit()
-        exact = [name for name in self.objectives if name not in TRAINED]
-        self.costs = Costs(space, hardware, [*exact, *(c.metric for c in self.constraints)])
-        self.recipe = recipe or _default_recipe(data.name, seed)
-        self.distributions: dict[str, BaseDistribution] = {
-            name: CategoricalDistribution(values) for name, values in space.choices.items()
-        }
-        if not callable(sampler):
-            require_choice("sampler", sampler, SAMPLERS)
-        self._sampler = sampler
-        self.any_candidate(seed)  # there is one
-        known = {i: self.costs.of(name) for i, name in enumerate(self.objectives) if name not in TRAINED}
-        self._cost_aware: BaseSampler | None = None
-        if known:
-            self._cost_aware = CostAwareSampler(
-                self.distributions, known, self.violations, seed, startup=STARTUP, pool=POOL
-            )
-
-    def sampler(self, begun: int) -> BaseSampler:
-        """The sampler of the trial that starts after `begun` finished and running ones."""
-        if self._sampler == "cost-aware" and self._cost_aware is not None:
-            return self._cost_aware
-        seed = seed_of(self.seed, begun)
-        if callable(self._sampler):
-            inner = self._sampler(seed)
-        else:
-            inner = general_sampler("tpe" if self._sampler == "cost-aware" else self._sampler, seed)
-        return FeasibleSampler(
-            inner, self.distributions, lambda p: not any(self.violations(p)), lambda: self.any_candidate(seed)
-        )
-
-    def any_candidate(self, seed: int) -> Params:
-        """A feasible candidate drawn by the seed; an InputError, told with what refuses how many, if there is none."""
-        for params in self.space.sample(DRAWS, seed):
-            if not self.costs.broken(params, self.constraints):
-                return params
-        listed = self.space if len(self.space) <= LISTED else self.space.sample(LISTED, seed)
-        return self.costs.feasible(listed, self.constraints)[0]
-
-    def violations(self, params: Params) -> list[float]:
-        """[1.0] for a candidate that may not be trained, [0.0] for one that may."""
-        broken = self.space.broken_rules(params) or self.costs.broken(params, self.constraints)
-        return [float(bool(broken))]
-
-    def settings(self) -> dict[str, Any]:
-        """What the values of the trials depend on."""
-        return {
-            "space": self.space.to_dict(),
-            "data": {"name": self.data.name, "images": _digest(self.data)},
-            "hardware": None if self.costs.hardware is None else self.costs.hardware.to_dict(),
-            "objectives": list(self.objectives),
-            "constraints": [str(constraint) for constraint in self.constraints],
-            "seed": self.seed,
-            "recipe": asdict(self.recipe),
-            "sampler": self._sampler if isinstance(self._sampler, str) else "own",
-        }
-
-    def accuracy(self, params: Params, on_epoch: Callable[[dict[str, float]], None]) -> float:
-        """Validation accuracy of a candidate after training by the recipe."""
-        from vit.training import fit
-
-        return fit(self._model(params), self.data, self.recipe, device=self.device, on_epoch=on_epoch).val_accuracy
-
-    def trained_by(self, params: Params) -> str:
-        """What the accuracy of a candidate depends on: tile and FIFO depth count only where they cut attention."""
-        streaming = self.space.streaming(params)
-        shape = self.space.config(params).to_dict()
-        return json.dumps([shape, streaming if streaming["attention"] != "full" else None], sort_keys=True)
-
-    def _model(self, params: Params) -> Any:
-        import torch
-
-        from vit.model import VisionTransformer
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.recipe.seed)
-            model = VisionTransformer(self.space.config(params))
-        streamed = self.space.streaming(params)
-        if streamed["attention"] == "full":
-            return model
-        from fifo_sim.streamed import streaming
-
-        return streaming(model, **streamed)
-
-    def _require_fit(self) -> None:
-        for name in ("image_size", "in_channels", "num_classes"):
-            have, want = self.space.value({}, name), getattr(self.data, name)
-            if have != want:
-                raise InputError(f"space.fixed.{name}", have, f"{want}, as in data {self.data.name}")
-
-
 def _run(
-    study: Study, task: _Task, trial: optuna.Trial, total: int, progress: Callable[[Progress], None] | None
+    study: Study, task: Task, trial: optuna.Trial, total: int, progress: Callable[[Progress], None] | None
 ) -> None:
     params = dict(trial.params)
     done = len(finished(study))
@@ -274,14 +155,14 @@ def _run(
     tell(epochs, values)
 
 
-def _accuracy_of_twin(study: Study, task: _Task, params: Params) -> float | None:
+def _accuracy_of_twin(study: Study, task: Task, params: Params) -> float | None:
     """The accuracy of a finished trial that trained the same model, if there is one."""
     key, column = task.trained_by(params), task.objectives.index("accuracy")
     twins: list[FrozenTrial] = [t for t in finished(study) if task.trained_by(t.params) == key]
     return twins[0].values[column] if twins else None
 
 
-def _open_study(task: _Task, storage: str | Path | None) -> Study:
+def _open_study(task: Task, storage: str | Path | None) -> Study:
     opened, settings = open_storage(storage), task.settings()
     directions = [StudyDirection.MAXIMIZE if name in TRAINED else StudyDirection.MINIMIZE for name in task.objectives]
     with turn(storage), _quiet():
@@ -310,31 +191,6 @@ def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
             yield from _differences(there.get(key), here.get(key), f"{name}.{key}" if name else str(key))
     elif there != here:
         yield f"{name} is {json.dumps(there)} there and {json.dumps(here)} here"
-
-
-def _objectives(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str) or not names:
-        raise InputError("objectives", names, "a list of at least one of " + ", ".join(METRICS))
-    for name in names:
-        require_choice("objectives", name, METRICS)
-    if len(set(names)) < len(names):
-        raise InputError("objectives", list(names), "objectives that differ")
-    return tuple(names)
-
-
-def _default_recipe(data: str, seed: int) -> Recipe:
-    from vit.recipe import Recipe
-
-    return Recipe.for_data(data, epochs=EPOCHS, seed=seed)
-
-
-def _digest(data: DataSplits) -> str:
-    """SHA-256 of the training and validation images and labels."""
-    digest = hashlib.sha256()
-    for part in (data.train, data.val):
-        for tensor in (part.images, part.labels):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextmanager

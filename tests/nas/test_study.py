@@ -10,10 +10,11 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-import nas.study
-from nas import SearchSpace, best_config, front, search, space_of
+from nas import SAMPLERS, SearchSpace, best_config, front, search, space_of
 from nas.pareto import finished
+from nas.storage import open_storage
 from nas.study import Progress
+from nas.task import Task
 from tests.nas.toy import toy_data, toy_recipe, toy_space
 from vit import InputError, ViTConfig
 from vit.data import load_data
@@ -31,14 +32,12 @@ def toy_search(**options: object) -> optuna.Study:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accuracy in no time, for what is about the order of trials and not about training."""
 
-    def accuracy(
-        task: nas.study._Task, params: dict[str, float], on_epoch: Callable[[dict[str, float]], None]
-    ) -> float:
+    def accuracy(task: Task, params: dict[str, float], on_epoch: Callable[[dict[str, float]], None]) -> float:
         for epoch in (1, 2):
             on_epoch({"epoch": epoch})
         return 1 - 1 / (params["dim"] * params["depth"] ** 0.5 + params["mlp_ratio"] / params["heads"])
 
-    monkeypatch.setattr(nas.study._Task, "accuracy", accuracy)
+    monkeypatch.setattr(Task, "accuracy", accuracy)
 
 
 def outcome(study: optuna.Study) -> list[tuple[dict[str, object], list[float]]]:
@@ -47,7 +46,7 @@ def outcome(study: optuna.Study) -> list[tuple[dict[str, object], list[float]]]:
 
 
 def load(journal: Path) -> optuna.Study:
-    return optuna.load_study(study_name="search", storage=nas.study.open_storage(journal))
+    return optuna.load_study(study_name="search", storage=open_storage(journal))
 
 
 def test_a_search_trains_counts_and_never_reads_the_test_split() -> None:
@@ -78,7 +77,7 @@ def test_the_real_test_split_stays_unread() -> None:
     assert not data.test_was_read
 
 
-@pytest.mark.parametrize("sampler", nas.study.SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.usefixtures("quick")
 def test_stopping_between_trials_changes_nothing(sampler: str, tmp_path: Path) -> None:
     whole = toy_search(trials=25, sampler=sampler)
@@ -89,7 +88,7 @@ def test_stopping_between_trials_changes_nothing(sampler: str, tmp_path: Path) -
     assert outcome(toy_search(trials=25, sampler=sampler, seed=1)) != outcome(whole)
 
 
-@pytest.mark.parametrize("sampler", nas.study.SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.usefixtures("quick")
 def test_an_interrupted_trial_is_tried_again(sampler: str, tmp_path: Path) -> None:
     whole = toy_search(trials=25, sampler=sampler)
@@ -167,7 +166,7 @@ def test_a_study_of_other_settings_is_refused_with_the_difference(tmp_path: Path
 
 @pytest.mark.usefixtures("quick")
 def test_only_feasible_candidates_are_trained() -> None:
-    for sampler in nas.study.SAMPLERS:
+    for sampler in SAMPLERS:
         study = toy_search(trials=6, constraints=["params <= 500", "macs > 900"], sampler=sampler)
         assert all(trial.values[1] <= 500 for trial in finished(study)), sampler
 
@@ -179,13 +178,13 @@ def test_an_impossible_task_tells_which_constraint_refuses_how_many() -> None:
 
 def test_a_candidate_is_not_trained_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
-    accuracy = nas.study._Task.accuracy
+    accuracy = Task.accuracy
 
-    def counted(task: nas.study._Task, params: dict[str, object], *rest: object) -> float:
+    def counted(task: Task, params: dict[str, object], *rest: object) -> float:
         trained.append(json.dumps(params, sort_keys=True))
         return accuracy(task, params, *rest)
 
-    monkeypatch.setattr(nas.study._Task, "accuracy", counted)
+    monkeypatch.setattr(Task, "accuracy", counted)
     space = SearchSpace({"dim": [4, 8], "depth": [1, 2], "tile": [2, 4]}, {**toy_space().fixed, "heads": 1})
     study = toy_search(space=space, trials=9, sampler="random", objectives=("accuracy", "params"))
     assert len(finished(study)) == 9
@@ -201,7 +200,7 @@ def test_a_single_objective_and_an_own_sampler() -> None:
 
 
 def test_costs_alone_need_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nas.study._Task, "accuracy", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(Task, "accuracy", lambda *_: pytest.fail("trained"))
     study = toy_search(objectives=("params", "macs"), trials=4)
     assert len(finished(study)) == 4
 
@@ -231,3 +230,13 @@ def test_bad_input_is_named(options: dict[str, object], field: str) -> None:
     with pytest.raises(InputError) as caught:
         toy_search(**options)
     assert caught.value.field == field
+
+
+def test_attention_that_the_hardware_cuts_is_trained_as_it_is_cut() -> None:
+    fixed = {**toy_space().fixed, "heads": 1, "dim": 8, "depth": 1, "fifo": 1}
+    space = SearchSpace({"attention": ["full", "tile"], "tile": [2, 5]}, fixed)
+    study = toy_search(space=space, objectives=("accuracy", "cycles"), hardware="zcu104", trials=4)
+    by_cut = {(t.params["attention"], t.params["tile"]): t.values for t in finished(study)}
+    assert len(by_cut) == 4
+    assert by_cut["full", 2][0] == by_cut["full", 5][0] == by_cut["tile", 5][0]  # 5 tokens: one tile sees them all
+    assert by_cut["full", 2][1] != by_cut["full", 5][1]
