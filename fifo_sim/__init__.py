@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "gantt_chart": ["gantt"],
         "hardware": ["Hardware"],
         "lowering": ["Lowered", "lower"],
+        "incremental": ["Incremental"],
         "memory": ["DoesNotFit", "MemoryLedger"],
         "many": ["simulate_many"],
         "parts": ["Edge", "Resource", "Stage"],

@@ -46,6 +46,7 @@ class Layout:
         links, table: as the kernels want them.
         row_of_stage: position among the rows of each stage of the pipeline; the rows follow the FIFOs.
         busy: cycles each stage of the pipeline computes in all.
+        longest: no cycle of any run is later; may be far too much.
     """
 
     stages: Words
@@ -55,6 +56,7 @@ class Layout:
     table: Words
     row_of_stage: npt.NDArray[np.int64]
     busy: list[int]
+    longest: int
 
     def state(self, depths: Sequence[int] | npt.NDArray[np.int64], history: bool) -> State:
         """State for a run with these depths, in edge order; with room for the times of all firings if `history`."""
@@ -92,11 +94,12 @@ def _lay_out(pipeline: Pipeline) -> Layout:
     stages = _stage_rows(pipeline, table, links, inputs, outputs)
     edges = _edge_rows(pipeline, table, row_of_stage.tolist())
     ports = _port_rows(pipeline, links, stages, row_of_stage.tolist())
-    if _longest_time(pipeline) < LARGEST:
+    longest = _longest_time(pipeline)
+    if longest < LARGEST:
         single = (stages[:, at.KIND] & at.EAGER == 0) | (stages[:, at.OUTPUT_COUNT] < 2)
         stages[single & (stages[:, at.KIND] & (at.BBS | at.PORT) == 0), at.KIND] |= at.PLAIN
     busy = [stage.service_pattern.total(n) for stage, n in zip(pipeline.stages, pipeline.firings, strict=True)]
-    return Layout(stages, edges, ports, links.words(), table.words(), row_of_stage, busy)
+    return Layout(stages, edges, ports, links.words(), table.words(), row_of_stage, busy, longest)
 
 
 def _stage_rows(

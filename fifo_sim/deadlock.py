@@ -103,7 +103,7 @@ def explain_deadlock(
         seconds: about how long to search for the smallest change.
 
     Raises:
-        InputError: the dict is no pipeline, token_bytes do not fit it, or it fires more than 2^24 times.
+        InputError: the dict is no pipeline, token_bytes do not fit it, or it fires more than 2^22 times.
     """
     asked, weights = pipeline_of(pipeline), slot_bytes(pipeline, token_bytes)
     refuse_long_runs(asked, "explaining a deadlock")

@@ -107,7 +107,7 @@ def explain(pipeline: Given, token_bytes: int | Sequence[int] | None = None, sec
         seconds: about how long to search for what to change.
 
     Raises:
-        InputError: the dict is no pipeline, token_bytes do not fit it, or it fires more than 2^24 times.
+        InputError: the dict is no pipeline, token_bytes do not fit it, or it fires more than 2^22 times.
     """
     asked, weights = pipeline_of(pipeline), slot_bytes(pipeline, token_bytes)
     require_float("seconds", seconds, 0, 1e6, open_low=True)

@@ -36,7 +36,7 @@ def gantt(pipeline: Given, path: str | Path | None = None, begin: int = 0, end: 
         begin, end: the cycles wanted; by default all.
 
     Raises:
-        InputError: the cycles are no window of the run, more than 500 stages or 2^24 firings, an unknown suffix, or a
+        InputError: the cycles are no window of the run, more than 500 stages or 2^22 firings, an unknown suffix, or a
             file that cannot be written.
     """
     from matplotlib.figure import Figure

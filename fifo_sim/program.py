@@ -101,3 +101,12 @@ def _in_runs(
     moved[:, 0] = entry[parts[:, 0]]
     moved[:, 1] = entry[parts[:, 1] - 1] + 1
     return order[first], lengths.astype(np.uint32), moved
+
+
+def order_of(program: Program) -> npt.NDArray[np.uint32]:
+    """The row of the stage of each firing, in the program's order, all repeats written out."""
+    ends = np.cumsum(program.lengths, dtype=np.int64)
+    within = np.arange(ends[-1], dtype=np.uint32) - np.repeat(ends - program.lengths, program.lengths).astype(np.uint32)
+    rows = np.repeat(program.rows, program.lengths) + within * np.uint32(at.STAGE_WORDS)
+    begins = np.concatenate([[0], ends])
+    return np.concatenate([np.tile(rows[begins[a] : begins[b]], times) for a, b, times in program.parts.tolist()])

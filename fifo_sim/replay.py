@@ -11,7 +11,7 @@ from fifo_sim.pipeline import Pipeline
 from fifo_sim.result import SimResult
 from vit.errors import InputError
 
-MOST_FIRINGS = 1 << 24  # of all stages together, in a run that is looked at firing by firing
+MOST_FIRINGS = 1 << 22  # of all stages together, in a run that is looked at firing by firing
 NEVER = 1 << 62  # the time of what does not happen; adding a service time or latency does not wrap
 
 

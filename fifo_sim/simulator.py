@@ -58,7 +58,7 @@ def run(layout: Layout, state: State) -> None:
     """Walk a state to where nothing can happen any more."""
     from kernels.sim_walk import walk
 
-    _refuse_overflow(walk(*state.rows(), layout.links, layout.table, state.starts, state.ends, state.dirty))
+    refuse_overflow(walk(*state.rows(), layout.links, layout.table, state.starts, state.ends, state.dirty))
 
 
 def run_in_order(layout: Layout, state: State, program: Program) -> None:
@@ -69,7 +69,7 @@ def run_in_order(layout: Layout, state: State, program: Program) -> None:
     rows = state.rows()
     then = np.empty(0 if len(state.starts) else sum(words.size for words in rows), np.uint64)
     order: tuple[Any, ...] = program.rows, program.lengths, program.parts
-    _refuse_overflow(replay(*rows, layout.links, layout.table, state.starts, state.ends, state.dirty, *order, then))
+    refuse_overflow(replay(*rows, layout.links, layout.table, state.starts, state.ends, state.dirty, *order, then))
 
 
 def program_for(pipeline: Pipeline, state: State) -> Program | None:
@@ -84,7 +84,7 @@ def program_for(pipeline: Pipeline, state: State) -> Program | None:
     return find_program(layout, state.edges[:, at.DEPTH], longest)
 
 
-def _refuse_overflow(outcome: int) -> None:
+def refuse_overflow(outcome: int) -> None:
     if outcome == at.OVERFLOW:
         allowed = "service times and latencies that stay below 2^61 in all"
         raise InputError("service", "a run beyond 2^61 cycles", allowed)

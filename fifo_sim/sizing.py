@@ -85,7 +85,7 @@ def min_depths(
 
     Raises:
         InputError: an unknown target, cycles below those at full speed, a pipeline that no depths free from deadlock,
-            or one of more than 2^24 firings.
+            or one of more than 2^22 firings.
     """
     asked, weights = pipeline_of(pipeline), slot_bytes(pipeline, token_bytes)
     if isinstance(target, str):

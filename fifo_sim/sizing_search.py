@@ -79,10 +79,12 @@ class DepthSearch:
 
         Depths without limit must be enough.
         """
-        begin, weights = time.monotonic(), self.master.weights
-        best = self.roomy()
-        self._raise_lower_bounds(best)
-        bound = int(weights @ self.master.lower)
+        begin, weights, lower = time.monotonic(), self.master.weights, self.master.lower
+        if self.enough(lower[None])[0]:
+            return Found(lower.copy(), int(weights @ lower), int(weights @ lower))
+        best = self._capped(self.roomy())
+        self._raise_lower_bounds(best, begin + seconds * SEARCHING)
+        bound = int(weights @ lower)
         while bound < weights @ best:
             left = begin + seconds * SEARCHING - time.monotonic()
             depths, least = self.master.solve(self.limit, left) if left > 0 else (None, bound)
@@ -106,12 +108,25 @@ class DepthSearch:
         self._cycles(roomy[None])
         return roomy
 
-    def _raise_lower_bounds(self, enough: Ints) -> None:
+    def _capped(self, depths: Ints) -> Ints:
+        """Depths that are enough, each cut down to the same power of two above its lower bound, by bisection."""
+        low, high = 0, int(depths.max()).bit_length()  # the power; the largest cuts nothing down
+        best = depths
+        while low < high:
+            middle = (low + high) // 2
+            trial = np.minimum(depths, self.master.lower + (1 << middle))
+            if self.enough(trial[None])[0]:
+                best, high = trial, middle
+            else:
+                low = middle + 1
+        return best
+
+    def _raise_lower_bounds(self, enough: Ints, deadline: float) -> None:
         """Each FIFO's smallest depth when all others are without limit, by bisection side by side."""
         low, high = self.master.lower, enough.copy()
         open_ = np.flatnonzero(self._alone >= min(self.limit + 1, NO_LIMIT))
         middle = low.copy()  # most bounds stay where they are
-        while len(open_):
+        while len(open_) and time.monotonic() < deadline:
             trial = np.repeat(self.unlimited[None], len(open_), axis=0)
             trial[np.arange(len(open_)), open_] = middle[open_]
             cycles = self._cycles(trial)

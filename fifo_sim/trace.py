@@ -57,7 +57,7 @@ def write_trace(pipeline: Given, path: str | Path, begin: int = 0, end: int | No
         begin, end: the cycles wanted; by default all.
 
     Raises:
-        InputError: the cycles are no window of the run, the pipeline fires more than 2^24 times, or the file cannot be
+        InputError: the cycles are no window of the run, the pipeline fires more than 2^22 times, or the file cannot be
             written.
     """
     asked = pipeline_of(pipeline)
