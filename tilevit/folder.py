@@ -7,16 +7,19 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from tilevit.console import say
 from tilevit.settings import RunConfig
 from vit.errors import InputError
 from vit.files import read_json, read_toml, write_json, write_text
 
 CONFIG = "config.toml"
 LOCK = ".lock"
+AS_WRITTEN = "the file as the run wrote it"
+FRESH = "--fresh starts over"
 CONTENTS = (
     "stages",
     "checkpoints",
@@ -45,6 +48,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, config: RunConfig, *, fresh: bool = False) -> None:
         self.path = Path(path)
+        self._history = ""  # checksum of what the stages so far left
         self._lock = self._take_lock()
         try:
             if fresh:
@@ -62,31 +66,56 @@ class RunFolder:
         """Let another process have the folder."""
         self._lock.close()
 
-    def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def stage(self, name: str, work: Callable[[], dict[str, Any]], files: Sequence[str] = ()) -> dict[str, Any]:
         """The result of a stage: read back if it is finished, else worked out and stored.
 
-        A stage is finished when its file exists, and the file is written last and whole; `seconds` is added to it.
+        A stage is finished when its record exists, which is written last and whole, and when its files are as it left
+        them. One whose files were damaged or deleted is run again; so is each after it, unless the files come out as
+        they were. `seconds` is added to the result.
+
+        Args:
+            work: runs the stage.
+            files: what it leaves in the folder, by name.
+
+        Raises:
+            InputError: its record was changed since.
         """
-        if self._stage_file(name).exists():
-            return self.finished(name)
-        began = time.perf_counter()
-        result = work()
-        result["seconds"] = round(time.perf_counter() - began, 3)
-        write_json(self._stage_file(name), {"result": result, "crc32": _checksum(result)})
+        if not self._is_finished(name):
+            began = time.perf_counter()
+            result = work()
+            result["seconds"] = round(time.perf_counter() - began, 3)
+            left = {file: _fingerprint(self.path / file) for file in files}
+            record = {"result": result, "files": left, "after": self._history}
+            write_json(self._stage_file(name), {**record, "crc32": _checksum(record)})
+        self._history = _checksum([self._history, self._record(name)["files"]])
         return self.finished(name)
 
     def finished(self, name: str) -> dict[str, Any]:
         """The stored result of a finished stage.
 
         Raises:
-            InputError: its file was changed since.
+            InputError: its record was changed since.
         """
+        result: dict[str, Any] = self._record(name)["result"]
+        return result
+
+    def _is_finished(self, name: str) -> bool:
+        if not self._stage_file(name).exists():
+            return False
+        record = self._record(name)
+        changed = [file for file, left in record["files"].items() if left != _fingerprint(self.path / file)]
+        for file in changed:
+            say(f"{self.path / file} is damaged or gone: {name} is run again")
+        return not changed and record["after"] == self._history
+
+    def _record(self, name: str) -> dict[str, Any]:
         file = self._stage_file(name)
         stored = read_json(file, "stage")
-        result = stored.get("result") if isinstance(stored, dict) else None
-        if not isinstance(result, dict) or stored.get("crc32") != _checksum(result):
-            raise InputError("stage", str(file), "the file as the run wrote it", "--fresh starts over")
-        return result
+        checksum = stored.pop("crc32", None) if isinstance(stored, dict) else None
+        if checksum is None or checksum != _checksum(stored) or stored.keys() != {"result", "files", "after"}:
+            raise InputError("stage", str(file), AS_WRITTEN, FRESH)
+        record: dict[str, Any] = stored
+        return record
 
     def _stage_file(self, name: str) -> Path:
         return self.path / "stages" / f"{name}.json"
@@ -95,15 +124,22 @@ class RunFolder:
         file = self.path / CONFIG
         if not file.exists():
             return
-        before, now = read_toml(file, "run"), config.to_dict()
-        changed = [key for key in now if before.get(key) != now[key]]
+        try:
+            before, now = read_toml(file, "run"), config.to_dict()
+        except InputError as error:
+            raise InputError("run", str(file), AS_WRITTEN, f"{error.hint}; {FRESH}") from error
+        if before.keys() != now.keys():
+            key = min(before.keys() ^ now.keys())
+            hint = f"{key} is {'too much' if key in before else 'missing'}; {FRESH}"
+            raise InputError("run", str(file), AS_WRITTEN, hint)
+        changed = [key for key in now if before[key] != now[key]]
         if changed:
             key = changed[0]
             raise InputError(
                 key,
                 now[key],
-                f"{before.get(key)!r}, which the run in {self.path} was started with",
-                "another --out keeps both; --fresh starts over",
+                f"{before[key]!r}, which the run in {self.path} was started with",
+                f"another --out keeps both; {FRESH}",
             )
 
     def _forget(self) -> None:
@@ -131,5 +167,14 @@ class RunFolder:
         return handle
 
 
-def _checksum(result: dict[str, Any]) -> str:
-    return f"{zlib.crc32(json.dumps(result, sort_keys=True).encode()):08x}"
+def _checksum(value: Any) -> str:
+    return f"{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"
+
+
+def _fingerprint(file: Path) -> list[Any] | None:
+    """Size in bytes and CRC-32 of a file; None if it cannot be read."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    return [len(content), f"{zlib.crc32(content):08x}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +39,7 @@ from vit import (
 )
 from vit.files import write_json, write_text
 
+PACKED = "packed.safetensors"
 OBJECTIVES = ("accuracy", "params", "cycles")
 VERSIONED = ("torch", "torchvision", "numpy", "numba", "optuna", "scikit-learn", "timm")
 CALIBRATION_IMAGES = 256
@@ -61,6 +62,7 @@ def run_pipeline(config: RunConfig, out: str | Path, *, fresh: bool = False) -> 
         config.data, image_size=config.image_size or None, val_fraction=config.val_fraction, seed=config.seed
     )
     run = _Run(config, data, hardware)
+    data.check_test()
     folder = RunFolder(out, config, fresh=fresh)
     try:
         return run.in_folder(folder)
@@ -82,8 +84,8 @@ class _Run:
         """Run or read back every stage, then write results.json, stats.csv and the report."""
         self.folder = folder
         done: dict[str, dict[str, Any]] = {}
-        for name, work in self._stages():
-            done[name] = folder.stage(name, work)
+        for name, work, files in self._stages():
+            done[name] = folder.stage(name, work, files)
         results = self._collected(done)
         histories = {"train": done["train"], "finetune": done["prune"], "qat": done["qat"]}
         write_text(folder / "stats.csv", stats_csv({name: result["history"] for name, result in histories.items()}))
@@ -91,15 +93,16 @@ class _Run:
         say(f"report: {write_report(folder.path)}")
         return results
 
-    def _stages(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-        yield "search", self._search
-        yield "train", self._train
-        yield "prune", self._prune
-        yield "qat", self._qat
-        yield "pack", self._pack
-        yield "simulate", self._simulate
-        yield "sweep", self._sweep
-        yield "test", self._test
+    def _stages(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]], Sequence[str]]]:
+        """Name, work, and the files that later stages or the user read."""
+        yield "search", self._search, ()
+        yield "train", self._train, ["checkpoints/float.safetensors"]
+        yield "prune", self._prune, ["checkpoints/pruned.safetensors"]
+        yield "qat", self._qat, ["checkpoints/qat.safetensors"]
+        yield "pack", self._pack, [PACKED]
+        yield "simulate", self._simulate, ()
+        yield "sweep", self._sweep, ()
+        yield "test", self._test, ()
 
     def _search(self) -> dict[str, Any]:
         config = self.config
@@ -161,7 +164,7 @@ class _Run:
     def _pack(self) -> dict[str, Any]:
         model, _ = load_qat(self._checkpoint("qat"))
         train = self.data.train
-        packed_file = self.folder / "packed.safetensors"
+        packed_file = self.folder / PACKED
         convert(model, mean=train.mean, std=train.std).save(packed_file)
         packed = PackedModel.load(packed_file)
         accuracy, predictions = packed_accuracy(packed, self.data.val)
@@ -213,7 +216,7 @@ class _Run:
         test = self.data.test
         qat, config = self._qat_model, self.config
         streamed = streaming(qat, config.tile, config.fifo, config.attention)
-        accuracy, predictions = packed_accuracy(PackedModel.load(self.folder / "packed.safetensors"), test)
+        accuracy, predictions = packed_accuracy(PackedModel.load(self.folder / PACKED), test)
         quantised = evaluate(qat, test)
         agreeing = int((predictions == quantised.predictions.numpy()).sum())
         return {

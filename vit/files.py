@@ -78,7 +78,11 @@ def read_toml(path: str | Path, field: str = "file") -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(field, str(path), "a TOML file", f"it does not parse: {error}") from error
+        reason = str(error)
+        if reason.endswith("(at end of document)"):
+            last = max(1, len(text.splitlines()))
+            reason = f"{reason.removesuffix(')')}, line {last}: is it cut off?)"
+        raise InputError(field, str(path), "a TOML file", f"it does not parse: {reason}") from error
 
 
 def read_text(path: str | Path, field: str = "file") -> str:

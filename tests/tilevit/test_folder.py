@@ -30,6 +30,63 @@ def test_a_stage_file_that_was_changed_is_refused(tmp_path):
     folder.close()
 
 
+def run_of_two_stages(path, text="weights"):
+    """What two stages with a file each give, and which of them were run."""
+    run = []
+    folder = RunFolder(path, RunConfig())
+
+    def work(name):
+        def write():
+            run.append(name)
+            (path / f"{name}.bin").write_text(f"{text} of {name}")
+            return {"value": len(run)}
+
+        return write
+
+    for name in ("train", "prune"):
+        folder.stage(name, work(name), [f"{name}.bin"])
+    folder.close()
+    return run
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "deleted"])
+def test_a_stage_whose_file_was_damaged_is_run_again(tmp_path, capsys, damage):
+    assert run_of_two_stages(tmp_path / "run") == ["train", "prune"]
+    assert run_of_two_stages(tmp_path / "run") == []
+    file = tmp_path / "run" / "train.bin"
+    if damage == "deleted":
+        file.unlink()
+    else:
+        file.write_text("Weights of train" if damage == "changed" else "weights")
+    assert run_of_two_stages(tmp_path / "run") == ["train"]  # its file is as it was: what follows still stands
+    assert f"{file} is damaged or gone" in capsys.readouterr().err
+    assert file.read_text() == "weights of train"
+    assert run_of_two_stages(tmp_path / "run") == []
+
+
+def test_stages_after_one_that_came_out_differently_are_run_again(tmp_path):
+    run_of_two_stages(tmp_path / "run")
+    (tmp_path / "run" / "train.bin").unlink()
+    assert run_of_two_stages(tmp_path / "run", "others") == ["train", "prune"]
+    assert run_of_two_stages(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda text: text[: text.index("epochs =") + 8], "line 12: is it cut off"),
+        (lambda text: text[: text.index("search_epochs")], "missing"),
+        (lambda text: text + "more = 3\n", "more is too much"),
+    ],
+)
+def test_a_damaged_config_is_told_from_another_config(tmp_path, spoil, words):
+    RunFolder(tmp_path / "run", RunConfig()).close()
+    file = tmp_path / "run" / "config.toml"
+    file.write_text(spoil(file.read_text()))
+    with pytest.raises(InputError, match=rf"config\.toml.* as the run wrote it.*{words}.*--fresh"):
+        RunFolder(tmp_path / "run", RunConfig())
+
+
 def test_a_stage_that_fails_is_not_finished(tmp_path):
     folder = RunFolder(tmp_path / "run", RunConfig())
     with pytest.raises(ZeroDivisionError):

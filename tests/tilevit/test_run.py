@@ -109,6 +109,20 @@ def test_a_finished_run_is_read_back_not_run_again(run, config, results, capsys)
     assert (run / "stages" / "train.json").stat().st_mtime_ns == before
 
 
+def test_damaged_and_deleted_files_of_a_finished_run_are_made_again(run, config, results, capsys):
+    kept = {name: (run / name).read_bytes() for name in ("checkpoints/qat.safetensors", "packed.safetensors")}
+    tested = (run / "stages" / "test.json").stat().st_mtime_ns
+    (run / "checkpoints" / "qat.safetensors").write_bytes(kept["checkpoints/qat.safetensors"][:-1])
+    (run / "packed.safetensors").unlink()
+    assert _exit_code(["run", "--config", str(config), "--out", str(run), "--json"]) == 0
+    told = capsys.readouterr()
+    assert all(f"{run / name} is damaged or gone" in told.err for name in kept)
+    assert {name: (run / name).read_bytes() for name in kept} == kept
+    assert (run / "stages" / "test.json").stat().st_mtime_ns == tested
+    again = json.loads(told.out)
+    assert {**again, "timings": results["timings"]} == results
+
+
 def test_report_is_made_again_from_the_folder_alone(run):
     page = (run / "report.html").read_bytes()
     (run / "report.html").unlink()

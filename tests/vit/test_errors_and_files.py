@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vit.errors import InputError, did_you_mean, require_choice, require_float, require_int, require_known_keys
-from vit.files import read_json, read_text, write_json, write_text, written_aside
+from vit.files import read_json, read_text, read_toml, write_json, write_text, written_aside
 
 
 def test_an_error_is_one_line_with_field_value_and_remedy() -> None:
@@ -73,3 +73,16 @@ def test_places_that_cannot_be_written_or_read_are_named(tmp_path: Path) -> None
     ):
         with pytest.raises(InputError):
             call()
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [("a = 1\nb = ", "line 2: is it cut off"), ("", ""), ("a = 1\nb = = 3\n", "line 2, column 5"), ("a = ", "line 1")],
+)
+def test_a_toml_file_that_does_not_parse_is_told_with_its_line(tmp_path: Path, text: str, where: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    if not where:
+        assert read_toml(tmp_path / "a.toml") == {}
+        return
+    with pytest.raises(InputError, match=where):
+        read_toml(tmp_path / "a.toml")
