@@ -11,6 +11,7 @@ from typing import Any
 from vit.config import POOLS, STEMS
 from vit.errors import InputError, require_choice, require_float, require_int, require_known_keys
 from vit.files import read_toml
+from vit.recipe import VAL_FRACTION
 
 ATTENTION = ("full", "window", "tile")
 SCOPES = ("global", "layer", "erk")
@@ -31,7 +32,7 @@ class RunConfig:
         "digits", "Data", 'Images: "digits" (bundled), "cifar10", or a folder with train/CLASS/* and test/CLASS/*.'
     )
     image_size: int = _setting(0, "Data", "Side the images are resized to, pixels; 0 keeps the data's own.")
-    val_fraction: float = _setting(0.15, "Data", "Share of the training images held out for every choice made.")
+    val_fraction: float = _setting(VAL_FRACTION, "Data", "Share of the training images held out for every choice made.")
     seed: int = _setting(0, "Data", "Seed of the split, the search, the training and the augmentation.")
     device: str = _setting("cpu", "Data", 'Where training runs: "cpu", "cuda" or "auto".')
 
@@ -90,7 +91,7 @@ class RunConfig:
             require_int(name, getattr(self, name), 0, LARGEST)
         require_int("image_size", self.image_size, 0, LARGEST_SIDE)
         require_int("seed", self.seed, 0, LARGEST_SEED)
-        require_float("val_fraction", self.val_fraction, 0, 0.9, open_low=True)
+        require_float("val_fraction", self.val_fraction, 0, 1, open_low=True, open_high=True)
         require_float("sparsity", self.sparsity, 0, 1, open_high=True)
         for name in ("lr", "finetune_lr", "qat_lr"):
             require_float(name, getattr(self, name), 0, 10, open_low=True)
@@ -132,7 +133,6 @@ def defaults_for(data: str) -> RunConfig:
         return RunConfig()
     return RunConfig(
         data=data,
-        val_fraction=0.1,
         trials=24,
         search_epochs=8,
         dims=(64, 96, 128, 192),

@@ -15,6 +15,7 @@ from torch import Tensor
 from vit.errors import InputError, did_you_mean, require_float, require_int
 from vit.image_folder import ImageFolder
 from vit.image_set import DataSplits, ImageSet, channel_statistics, resized, stratified_split
+from vit.recipe import VAL_FRACTION
 from vit.torchvision_shim import import_torchvision
 
 NAMES = ("digits", "cifar10")
@@ -35,7 +36,7 @@ def load_data(
     spec: str | Path,
     *,
     image_size: int | None = None,
-    val_fraction: float = 0.1,
+    val_fraction: float = VAL_FRACTION,
     seed: int = 0,
     root: str | Path = "data",
 ) -> DataSplits:

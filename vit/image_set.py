@@ -82,9 +82,19 @@ class DataSplits:
         """The test images: for the final evaluation only."""
         return self._read_test()
 
+    def check_test(self) -> None:
+        """Decode the test images and keep nothing: one that cannot be read is told before the hours of work, not after.
+
+        A folder's decoded images go into its cache, so `test` does not decode them again.
+
+        Raises:
+            InputError: an unreadable image, named, or test data that is not there.
+        """
+        self._read_test()
+
     @property
     def test_was_read(self) -> bool:
-        """Whether anything touched `test`."""
+        """Whether anything has the test images from `test`; `check_test` gives them to nobody."""
         return "test" in self.__dict__
 
     @property

@@ -8,6 +8,8 @@ from typing import Any
 
 from vit.errors import InputError, require_float, require_int, require_known_keys
 
+VAL_FRACTION = 0.15  # of the training images, held out for every choice
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -96,10 +96,12 @@ def test_a_disk_that_fills_up_under_a_library_is_told_in_one_line(refused, monke
     assert "some.file" in refused("run")
 
 
-def test_run_refuses_an_unreadable_image_by_name(refused, folder, tmp_path):
-    (folder / "train" / "cat" / "1.png").write_bytes(b"no image")
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_run_refuses_an_unreadable_image_by_name_before_it_begins(refused, folder, tmp_path, monkeypatch, part):
+    monkeypatch.chdir(tmp_path.parent)  # the cache of decoded images goes there
+    (folder / part / "cat" / "1.png").write_bytes(b"no image")
     line = refused("run", "--data", str(folder), "--out", str(tmp_path / "out"))
-    assert str(folder / "train" / "cat" / "1.png") in line
+    assert str(folder / part / "cat" / "1.png") in line
 
 
 def test_run_refuses_a_folder_of_one_class(refused, folder, tmp_path):

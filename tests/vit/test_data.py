@@ -15,6 +15,7 @@ from vit import data as data_module
 from vit.data import CIFAR_FOLDER, load_data
 from vit.errors import InputError
 from vit.image_set import ImageSet, channel_statistics, stratified_split
+from vit.recipe import VAL_FRACTION
 
 
 def test_digits_are_the_1797_of_scikit_learn() -> None:
@@ -24,7 +25,7 @@ def test_digits_are_the_1797_of_scikit_learn() -> None:
     assert len(splits.train) + len(splits.val) + len(splits.test) == 1797
     assert splits.test_was_read
     assert len(splits.test) == pytest.approx(0.2 * 1797, abs=5)
-    assert len(splits.val) == pytest.approx(0.08 * 1797, abs=5)
+    assert len(splits.val) == pytest.approx(0.8 * VAL_FRACTION * 1797, abs=5)
     for part in (splits.train, splits.val, splits.test):
         assert (part.images.dtype, part.labels.dtype) == (torch.uint8, torch.int64)
         assert part.images.is_contiguous()
@@ -114,7 +115,7 @@ def write_cifar(root: Path, per_file: int = 20) -> np.ndarray:
 def test_cifar10_is_read_from_its_binary_files(tmp_path: Path) -> None:
     records = write_cifar(tmp_path)
     splits = load_data("cifar10", root=tmp_path)
-    assert (len(splits.train), len(splits.val), splits.flip) == (90, 10, True)
+    assert (len(splits.train), len(splits.val), splits.flip) == (80, 20, True)
     assert splits.train.images.shape[1:] == (3, 32, 32)
     assert splits.class_names[3] == "cat"
     everything = torch.cat([splits.train.images, splits.val.images])

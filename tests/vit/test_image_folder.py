@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_folder_becomes_splits(make_folder: MakeFolder, root: Path) -> None:
     splits = load_data(make_folder(("cat", "dog", "emu"), count=10), root=root)
     assert splits.class_names == ("cat", "dog", "emu")
-    assert (len(splits.train), len(splits.val), len(splits.test)) == (27, 3, 30)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (24, 6, 30)
     assert (splits.in_channels, splits.image_size, splits.flip) == (3, 8, True)
     for image, label in zip(splits.train.images, splits.train.labels, strict=True):
         red, _, blue = image[:, 0, 0].tolist()
@@ -43,9 +43,21 @@ def test_nothing_of_the_test_split_is_decoded_before_it_is_touched(
     splits = load_data(folder, root=root)
     assert opened
     assert all("/train/" in path for path in opened)
-    with pytest.raises(InputError, match=r"test/dog/0\.png"):
-        _ = splits.test
+    for read in (splits.check_test, lambda: splits.test):
+        with pytest.raises(InputError, match=r"test/dog/0\.png"):
+            read()
     assert any("/test/" in path for path in opened)
+
+
+def test_checking_the_test_images_gives_them_to_nobody_and_decodes_them_once(
+    make_folder: MakeFolder, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = load_data(make_folder(), root=root)
+    splits.check_test()
+    assert not splits.test_was_read
+    monkeypatch.setattr(image_folder.Image, "open", None)
+    assert len(splits.test) == 8
+    assert splits.test_was_read
 
 
 def test_the_cache_is_used_and_follows_the_files(

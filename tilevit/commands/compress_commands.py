@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from tilevit.commands.options import Data, Device, Fresh, Json, Model, Seed
+from tilevit.commands.options import Data, Device, Fresh, Json, Model, Seed, ValFraction
 from tilevit.console import tell
 from vit.errors import InputError, require_choice
+from vit.recipe import VAL_FRACTION
 
 FORMATS = ("packed", "onnx", "verilog")
 CALIBRATION_IMAGES = 256
@@ -40,6 +41,7 @@ def prune(
     lr: Rate = 1e-3,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")] = Path("outputs/prune"),
     fresh: Fresh = False,
+    val_fraction: ValFraction = VAL_FRACTION,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = False,
@@ -53,7 +55,7 @@ def prune(
     ways = [sparsity is not None, nm is not None, bool(heads or mlp or channels)]
     if sum(ways) != 1:
         raise InputError("prune", f"{sum(ways)} ways given", "one of --sparsity, --nm, or --heads/--mlp/--channels")
-    splits = load_data(data, seed=seed)
+    splits = load_data(data, val_fraction=val_fraction, seed=seed)
     network = load_model(model, splits, seed).network(quantised=False)
     if sparsity is not None:
         network = magnitude_prune(network, sparsity, scope)
@@ -77,6 +79,7 @@ def qat(
     lr: Rate = 5e-4,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and packed.safetensors.")] = Path("outputs/qat"),
     fresh: Fresh = False,
+    val_fraction: ValFraction = VAL_FRACTION,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = False,
@@ -91,7 +94,7 @@ def qat(
     from vit import Recipe, load_data
 
     config = QuantConfig(weights=weights, activations=activations, skip=tuple(skip or ()))
-    splits = load_data(data, seed=seed)
+    splits = load_data(data, val_fraction=val_fraction, seed=seed)
     network = load_model(model, splits, seed).network(quantised=False)
     images = splits.train.take(torch.arange(min(CALIBRATION_IMAGES, len(splits.train)))).floats()
     prepared = prepare_qat(network, config, calibration=images)
@@ -109,6 +112,7 @@ def ptq(
     data: Data = "digits",
     method: Annotated[str, typer.Option(help="fp16, int8-dynamic, int8-static or int4-weight.")] = "int8-dynamic",
     out: Annotated[Path, typer.Option(help="Folder for the ONNX file.")] = Path("outputs/ptq"),
+    val_fraction: ValFraction = VAL_FRACTION,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -117,7 +121,7 @@ def ptq(
     from tilevit.models import load_model
     from vit import load_data
 
-    splits = load_data(data, seed=seed)
+    splits = load_data(data, val_fraction=val_fraction, seed=seed)
     result = quantised(load_model(model, splits, seed).network(quantised=False), method, splits, out=out)
     tell("Quantised after training", result.to_dict(), json)
 
@@ -131,6 +135,8 @@ def export(
     data: Annotated[
         str | None, typer.Option(help="Data whose mean and deviation a packed model normalises by.")
     ] = None,
+    val_fraction: ValFraction = VAL_FRACTION,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Write a model for another tool to run."""
@@ -150,7 +156,7 @@ def export(
         from quant import convert
         from vit import load_data
 
-        splits = load_data(data) if data else None
+        splits = load_data(data, val_fraction=val_fraction, seed=seed) if data else None
         convert(load_model(model).network(), splits and splits.mean, splits and splits.std).save(out)
     tell("Exported", {"file": str(out), "format": format, "size_bytes": out.stat().st_size}, json)
 

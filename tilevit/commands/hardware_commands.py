@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tilevit.commands.options import HardwareName, Json, Model, listed
+from tilevit.commands.options import HardwareName, Json, Model, ValFraction, listed
 from tilevit.console import emit_json, progress, say, table, tell
 from vit.errors import InputError
+from vit.recipe import VAL_FRACTION
 
 if TYPE_CHECKING:
     from fifo_sim import Lowered, Pipeline, RtlReport, SimResult
@@ -123,6 +124,7 @@ def sweep(
     ] = None,
     images: Images = 1,
     out: Annotated[Path | None, typer.Option(help="CSV file to write.")] = None,
+    val_fraction: ValFraction = VAL_FRACTION,
     seed: Annotated[int, typer.Option(help="Seed of the validation split.", min=0)] = 0,
     json: Json = False,
 ) -> None:
@@ -134,7 +136,7 @@ def sweep(
     if data is not None:
         from vit import load_data
 
-        splits = load_data(data, seed=seed)
+        splits = load_data(data, val_fraction=val_fraction, seed=seed)
     loaded = load_model(model, splits)
     if splits is not None and loaded.kind == "new":
         raise InputError("data", data, "absent for a model that is not trained", "see tilevit train")

@@ -20,6 +20,7 @@ Device = Annotated[str, typer.Option(help='"cpu", "cuda" or "auto".')]
 Data = Annotated[
     str, typer.Option(help='"digits" (bundled), "cifar10", or a folder with train/CLASS/* and test/CLASS/*.')
 ]
+ValFraction = Annotated[float, typer.Option(help="Share of the training images held out for validation, in (0, 1).")]
 Model = Annotated[str, typer.Argument(help="A checkpoint, a TOML file with a [model] table, or a timm name.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget earlier work in the folder and start over.")]
 HardwareName = Annotated[str, typer.Option("--hardware", help="A preset or a TOML file of one's own.")]

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tilevit.commands.options import Data, Device, Fresh, HardwareName, Json, Seed, listed
+from tilevit.commands.options import Data, Device, Fresh, HardwareName, Json, Seed, ValFraction, listed
 from tilevit.console import emit_json, progress, say, table
 from vit.errors import InputError
+from vit.recipe import VAL_FRACTION
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +44,7 @@ def search(
         Path | None, typer.Option(help="TOML file for the winner; `tilevit train FILE` trains it.")
     ] = None,
     slack: Annotated[float, typer.Option(help="Accuracy the winner may give up for lower costs.", min=0, max=1)] = 0.0,
+    val_fraction: ValFraction = VAL_FRACTION,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = False,
@@ -52,7 +54,7 @@ def search(
     from nas.pareto import finished
     from vit import Recipe, load_data
 
-    splits = load_data(data, seed=seed)
+    splits = load_data(data, val_fraction=val_fraction, seed=seed)
     journal = out / "study" / "journal.log"
     if fresh:
         _forget(journal)

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from tilevit.commands.options import Data, Device, Fresh, Json, Model, Seed
+from tilevit.commands.options import Data, Device, Fresh, Json, Model, Seed, ValFraction
 from tilevit.console import tell
 from vit.errors import InputError, require_choice
+from vit.recipe import VAL_FRACTION
 
 Epochs = Annotated[
     int | None, typer.Option(help="Passes over the training images; default: what suits the data.", min=1)
@@ -35,6 +36,7 @@ def train(
     recipe: RecipeFile = None,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and stats.csv.")] = Path("outputs/train"),
     fresh: Fresh = False,
+    val_fraction: ValFraction = VAL_FRACTION,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = False,
@@ -47,7 +49,7 @@ def train(
     from tilevit.training import trained, training_recipe
     from vit import load_data
 
-    splits = load_data(data, seed=seed)
+    splits = load_data(data, val_fraction=val_fraction, seed=seed)
     network = load_model(model, splits, seed).network(quantised=False)
     settings = training_recipe(splits.name, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
     result = trained(network, splits, settings, out, device=device, fresh=fresh)
@@ -73,6 +75,7 @@ def distill(
     recipe: RecipeFile = None,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and stats.csv.")] = Path("outputs/distill"),
     fresh: Fresh = False,
+    val_fraction: ValFraction = VAL_FRACTION,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = False,
@@ -83,7 +86,7 @@ def distill(
     from vit import distill as distilled
     from vit import load_data
 
-    splits = load_data(data, seed=seed)
+    splits = load_data(data, val_fraction=val_fraction, seed=seed)
     student = load_model(model, splits, seed).network(quantised=False)
     method = partial(distilled, teacher=teacher, temp=temp, lam_kd=lam_kd, lam_f=lam_f, lam_ce=lam_ce, hard=hard)
     settings = training_recipe(splits.name, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
@@ -95,6 +98,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A checkpoint, float or QAT, or a packed model.")],
     data: Data = "digits",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    val_fraction: ValFraction = VAL_FRACTION,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = False,
@@ -106,7 +110,7 @@ def evaluate(
     from vit import load_data
 
     require_choice("split", split, ("test", "val", "train"))
-    splits = load_data(data, seed=seed)
+    splits = load_data(data, val_fraction=val_fraction, seed=seed)
     loaded = load_model(model, splits, seed)
     if loaded.kind == "new":
         raise InputError("model", model, "a checkpoint or a packed model", "this one is not trained: see tilevit train")
