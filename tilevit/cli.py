@@ -19,6 +19,7 @@ from tilevit.commands import (
     training_commands,
 )
 from tilevit.console import say
+from tilevit.parsing import Command
 
 HELP = """Find a tiny Vision Transformer together with the streaming hardware that runs it.
 
@@ -54,6 +55,8 @@ def _root(
 
 for room in (run_commands, search_commands, training_commands, compress_commands, hardware_commands):
     room.register(app)
+for registered in app.registered_commands:
+    registered.cls = Command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -67,7 +67,7 @@ def load_data(
     if spec == "cifar10":
         read: Callable[[str], Part] = lambda part: _cifar10(part, image_size, Path(root))  # noqa: E731
         return _splits("cifar10", CIFAR_CLASSES, read, val_fraction, seed, flip=True)
-    if not Path(spec).is_dir():
+    if not spec or not Path(spec).is_dir():
         allowed = ", ".join(NAMES) + " or a folder with train/<class>/ and test/<class>/"
         raise InputError("data", spec, allowed, did_you_mean(spec, NAMES) or "there is no such folder")
     folder = ImageFolder(Path(spec), image_size, cache=Path(root) / ".cache")
@@ -78,7 +78,10 @@ def _splits(
     name: str, class_names: tuple[str, ...], read: Callable[[str], Part], val_fraction: float, seed: int, *, flip: bool
 ) -> DataSplits:
     images, labels = read("train")
-    kept, aside = stratified_split(labels.numpy(), val_fraction, seed)
+    try:
+        kept, aside = stratified_split(labels.numpy(), val_fraction, seed)
+    except InputError as error:
+        raise InputError(error.field, name, error.allowed, f"it has {error.value}, one a class") from error
     mean, std = channel_statistics(images[torch.from_numpy(kept)])
     whole = ImageSet(images, labels, class_names, mean, std)
 

@@ -19,11 +19,13 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path` in one step, on failure nothing is left.
 
     Raises:
-        InputError: the folder cannot be made or written (read-only, full, not a folder).
+        InputError: the folder cannot be made or written (read-only, full, not a folder), or `path` is no file.
     """
     target = Path(path)
     temporary: Path | None = None
     try:
+        if target.exists() and not target.is_file():  # root could rename over a device
+            raise InputError("output", str(target), "a file", "this is a folder, a device or a pipe")
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
         os.close(handle)

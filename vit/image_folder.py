@@ -40,6 +40,9 @@ class ImageFolder:
         self.root, self.image_size, self.cache = root, image_size, cache
         self.channels: int | None = None
         self.class_names = _class_names(root / "train")
+        if len(self.class_names) < 2:
+            found = f"it has one, {self.class_names[0]}" if self.class_names else "it has none"
+            raise InputError("data", str(root / "train"), "a folder of two classes or more, one subfolder each", found)
         _check_same(self.class_names, _class_names(root / "test"), root)
         self.files = {part: _image_files(root / part, self.class_names) for part in ("train", "test")}
 
@@ -97,20 +100,15 @@ def _class_names(folder: Path) -> tuple[str, ...]:
         raise InputError(
             "data", str(folder.parent), "a folder with train/<class>/ and test/<class>/", f"no {folder.name}/"
         )
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
-    if len(names) < 2:
-        found = f"it has one, {names[0]}" if names else "it has none"
-        raise InputError("data", str(folder), "a folder of two classes or more, one subfolder each", found)
-    return names
+    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
 
 
 def _check_same(train: Sequence[str], test: Sequence[str], root: Path) -> None:
     for name in sorted(set(train) ^ set(test)):
-        inside, outside, known = ("train", "test", test) if name in train else ("test", "train", train)
-        hint = f"{name!r} is in {inside}/ and not in {outside}/"
-        raise InputError(
-            "data", str(root), "the same classes in train/ and test/", f"{hint} {did_you_mean(name, known)}"
-        )
+        inside, outside, there = ("train", "test", test) if name in train else ("test", "train", train)
+        near = did_you_mean(name, sorted(set(there) - set(train).intersection(test)))
+        hint = f"{name!r} is in {inside}/ and not in {outside}/ {near}"
+        raise InputError("data", str(root), "the same classes in train/ and test/", hint)
 
 
 def _image_files(folder: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:

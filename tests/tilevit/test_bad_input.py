@@ -76,6 +76,8 @@ def folder(tmp_path):
         (["--batch-size", "99999999999999999999"], ["batch_size"]),
         (["--data", ""], ["data"]),
         (["--config", "no-such.toml"], ["no-such.toml"]),
+        (["--epochs", "3", "--epochs=4"], ["--epochs", "2 times", "once"]),
+        (["--val-fraction", "1"], ["val_fraction", "1.0", "(0, 1)"]),
     ],
 )
 def test_run_refuses(refused, tmp_path, flags, words):
@@ -112,9 +114,83 @@ def test_run_refuses_a_folder_of_one_class(refused, folder, tmp_path):
     assert "class" in refused("run", "--data", str(folder), "--out", str(tmp_path / "out"))
 
 
+def test_run_refuses_a_class_that_has_no_test_images_by_its_name(refused, folder, tmp_path):
+    for image in (folder / "test" / "dog").iterdir():
+        image.unlink()
+    (folder / "test" / "dog").rmdir()
+    line = refused("run", "--data", str(folder), "--out", str(tmp_path / "out"))
+    assert "'dog' is in train/ and not in test/" in line
+
+
+def test_run_refuses_a_folder_with_one_image_a_class(refused, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    for name in ("cat", "dog"):
+        for i in (1, 2):
+            (folder / "train" / name / f"{i}.png").unlink()
+    line = refused("run", "--data", str(folder), "--out", str(tmp_path / "out"))
+    assert str(folder) in line
+    assert "2 images, one a class" in line
+
+
 def test_run_refuses_a_folder_without_classes(refused, tmp_path):
     (tmp_path / "images" / "train").mkdir(parents=True)
     assert "train" in refused("run", "--data", str(tmp_path / "images"), "--out", str(tmp_path / "out"))
+
+
+@pytest.fixture
+def model(tmp_path):
+    """The file of a small model."""
+    file = tmp_path / "model.toml"
+    file.write_text("[model]\nimage_size = 8\npatch_size = 2\nin_channels = 1\ndim = 16\ndepth = 1\nheads = 2\n")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["sweep", "--tiles", "4"], ["export"], ["simulate", "--trace"], ["simulate", "--gantt"], ["search", "--export"]],
+)
+def test_a_file_goes_into_a_folder_that_exists(refused, model, tmp_path, command):
+    arguments = [command[0], *([] if command[0] == "search" else [model]), *command[1:]]
+    flag = [] if command[-1].startswith("--") else ["--out"]
+    name = (command[-1] if not flag else "--out").removeprefix("--")
+    line = refused(*arguments, *flag, str(tmp_path / "no" / "file.x"))
+    assert line.startswith(f"tilevit: {name} = '{tmp_path}/no/file.x'")
+    assert f"there is no folder {tmp_path}/no" in line
+    assert "this is a folder" in refused(*arguments, *flag, str(tmp_path))
+    assert "device" in refused(*arguments, *flag, "/dev/full")
+
+
+@pytest.mark.parametrize("flag", ["--tiles", "--fifos"])
+@pytest.mark.parametrize("value", ["0", "-1", "x", "1,,2", "1.5", "4,0", "99999999"])
+def test_sweep_refuses_what_is_no_list_of_sizes(refused, model, flag, value):
+    line = refused("sweep", model, flag, value)
+    assert line.startswith(f"tilevit: {flag.removeprefix('--')} = ")
+    assert "whole number" in line
+
+
+@pytest.mark.parametrize(
+    "flag", ["--objectives", "--constraint", "--space", "--sampler", "--export", "--out", "--data"]
+)
+def test_an_empty_option_is_refused(refused, flag):
+    assert refused("search", flag, "") == f"tilevit: {flag} = '': allowed is a value that is not empty"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--channels", "0.999"], ["channels = 0.999", "at most 0.5", "--round-to 8"]),
+        (["--heads", "0.9"], ["heads = 0.9", "at most 0.5", "every block keeps one"]),
+        (["--mlp", "0.99"], ["mlp = 0.99", "at most 0.75"]),
+        (["--mlp", "1"], ["mlp = 1.0", "[0, 1)"]),
+        (["--sparsity", "0.99999"], ["sparsity = 0.99999", "leaves a weight"]),
+        (["--sparsity", "0.5", "--nm", "2:4"], ["2 ways"]),
+        (["--nm", "2"], ["nm", "2:4"]),
+    ],
+)
+def test_prune_refuses_what_it_cannot_do(refused, model, tmp_path, flags, words):
+    line = refused("prune", model, *flags, "--out", str(tmp_path / "out"))
+    for word in words:
+        assert word in line
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def test_structured_pruning_makes_the_file_smaller(told, place, trained):
     result = told("prune", str(trained), "--mlp", "0.5", "--round-to", "4", "--out", str(place / "cut"))
     assert (place / "cut" / "model.safetensors").stat().st_size < trained.stat().st_size
     assert result["epochs"] == 0
+    assert (result["heads_removed"], result["mlp_removed"], result["channels_removed"]) == (0, 0.5, 0)
 
 
 def test_simulate_and_size_a_model(told, quantised):

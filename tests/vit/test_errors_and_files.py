@@ -60,6 +60,14 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["result.json"]
 
 
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(InputError, match="a folder, a device or a pipe"):
+            write_text(path, "x")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_places_that_cannot_be_written_or_read_are_named(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "x")
     with pytest.raises(InputError, match="output"):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tilevit.commands.options import Data, Device, Fresh, Json, Model, Seed, ValFraction
+from tilevit.commands.options import Data, Device, Fresh, Json, Model, Seed, ValFraction, output_file
 from tilevit.console import tell
 from vit.errors import InputError, require_choice
 from vit.recipe import VAL_FRACTION
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FORMATS = ("packed", "onnx", "verilog")
 CALIBRATION_IMAGES = 256
@@ -47,7 +50,8 @@ def prune(
     json: Json = False,
 ) -> None:
     """Remove weights: by magnitude (--sparsity), by pattern (--nm), or whole heads, MLP units and channels."""
-    from prune import magnitude_prune, nm_prune, structured_prune
+    from prune import magnitude_prune, nm_prune
+    from prune import sparsity as measured
     from tilevit.models import load_model
     from tilevit.training import trained
     from vit import Recipe, load_data
@@ -57,14 +61,18 @@ def prune(
         raise InputError("prune", f"{sum(ways)} ways given", "one of --sparsity, --nm, or --heads/--mlp/--channels")
     splits = load_data(data, val_fraction=val_fraction, seed=seed)
     network = load_model(model, splits, seed).network(quantised=False)
+    removed: dict[str, float] = {}
     if sparsity is not None:
         network = magnitude_prune(network, sparsity, scope)
+        if measured(network)["total"] == 1:
+            raise InputError("sparsity", sparsity, "a share that leaves a weight of this model")
     elif nm is not None:
         network = nm_prune(network, *_pattern(nm))
     else:
-        network = structured_prune(network, heads=heads, mlp=mlp, channels=channels, round_to=round_to)
+        network, removed = _cut(network, {"heads": heads, "mlp": mlp, "channels": channels}, round_to)
     recipe = Recipe.for_data(splits.name, epochs=epochs, lr=lr, seed=seed) if epochs else None
-    tell("Pruned", trained(network, splits, recipe, out, device=device, fresh=fresh, name="finetune"), json)
+    result = trained(network, splits, recipe, out, device=device, fresh=fresh, name="finetune")
+    tell("Pruned", result | removed, json)
 
 
 def qat(
@@ -128,7 +136,7 @@ def ptq(
 
 def export(
     model: Model,
-    out: Annotated[Path, typer.Option(help="File to write.")],
+    out: Annotated[Path, output_file("File to write.")],
     format: Annotated[
         str, typer.Option(help="packed (from a QAT checkpoint), onnx, or verilog (from a pipeline file).")
     ] = "onnx",
@@ -159,6 +167,39 @@ def export(
         splits = load_data(data, val_fraction=val_fraction, seed=seed) if data else None
         convert(load_model(model).network(), splits and splits.mean, splits and splits.std).save(out)
     tell("Exported", {"file": str(out), "format": format, "size_bytes": out.stat().st_size}, json)
+
+
+def _cut(network: nn.Module, shares: dict[str, float], round_to: int) -> tuple[nn.Module, dict[str, float]]:
+    """The smaller model, and the share of each kind that was removed, which rounding moves from what was asked.
+
+    Raises:
+        InputError: a share that would leave less than one head a block, or less than `round_to` units or channels.
+    """
+    from prune import structured_prune
+
+    smaller = structured_prune(network, **shares, round_to=round_to)
+    before, after = _widths(network), _widths(smaller)
+    removed = {name: 1 - sum(after[name]) / sum(before[name]) for name in shares}
+    for name, share in shares.items():
+        if name == "heads":
+            rounding, why = 0.5, "every block keeps one"
+        else:
+            rounding, why = 0.5 * round_to * len(before[name]), f"--round-to {round_to} keeps that many"
+        if (share - removed[name]) * sum(before[name]) > rounding + 1e-6:
+            raise InputError(name, share, f"at most {removed[name]:.4g} for this model", why)
+    return smaller, {f"{name}_removed": share for name, share in removed.items()}
+
+
+def _widths(network: nn.Module) -> dict[str, list[int]]:
+    """Heads and MLP units of each block, and channels of a token."""
+    from prune.anatomy import blocks, dim_of, heads_of
+
+    parts = blocks(network)
+    return {
+        "heads": [heads_of(block) for block in parts],
+        "mlp": [block.mlp.fc1.out_features for block in parts],
+        "channels": [dim_of(network)],
+    }
 
 
 def _pattern(text: str) -> tuple[int, int]:

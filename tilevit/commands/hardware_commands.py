@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tilevit.commands.options import HardwareName, Json, Model, ValFraction, listed
+from tilevit.commands.options import HardwareName, Json, Model, ValFraction, listed, output_file
 from tilevit.console import emit_json, progress, say, table, tell
-from vit.errors import InputError
+from tilevit.settings import LARGEST
+from vit.errors import InputError, require_int
 from vit.recipe import VAL_FRACTION
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def simulate(
     explain: Annotated[
         bool, typer.Option("--explain", help="Put every stalled cycle down to a FIFO or port; say what would lift it.")
     ] = False,
-    trace: Annotated[Path | None, typer.Option(help="Write the timeline for Perfetto and chrome://tracing.")] = None,
-    gantt: Annotated[Path | None, typer.Option(help="Write the timeline as a picture (png, svg or pdf).")] = None,
+    trace: Annotated[Path | None, output_file("Write the timeline for Perfetto and chrome://tracing.")] = None,
+    gantt: Annotated[Path | None, output_file("Write the timeline as a picture (png, svg or pdf).")] = None,
     json: Json = False,
 ) -> None:
     """Simulate a pipeline, or a model on a machine, cycle for cycle: cycles, stalls by cause, FIFO occupancy.
@@ -123,7 +124,7 @@ def sweep(
         str | None, typer.Option(help="Data for the accuracy (validation images); without: costs only.")
     ] = None,
     images: Images = 1,
-    out: Annotated[Path | None, typer.Option(help="CSV file to write.")] = None,
+    out: Annotated[Path | None, output_file("CSV file to write.")] = None,
     val_fraction: ValFraction = VAL_FRACTION,
     seed: Annotated[int, typer.Option(help="Seed of the validation split.", min=0)] = 0,
     json: Json = False,
@@ -132,6 +133,10 @@ def sweep(
     from fifo_sim import sweep as swept
     from tilevit.models import load_model
 
+    sizes, depths, modes = listed("tiles", tiles, "int"), listed("fifos", fifos, "int"), listed("attention", attention)
+    for name, values in (("tiles", sizes), ("fifos", depths)):
+        for value in values:
+            require_int(name, value, 1, LARGEST)
     splits = None
     if data is not None:
         from vit import load_data
@@ -140,7 +145,6 @@ def sweep(
     loaded = load_model(model, splits)
     if splits is not None and loaded.kind == "new":
         raise InputError("data", data, "absent for a model that is not trained", "see tilevit train")
-    sizes, depths, modes = listed("tiles", tiles, "int"), listed("fifos", fifos, "int"), listed("attention", attention)
     with progress("sweep", len(sizes) * len(depths) * len(modes)) as tick:
         rows = swept(
             loaded.network(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -25,7 +26,14 @@ Model = Annotated[str, typer.Argument(help="A checkpoint, a TOML file with a [mo
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget earlier work in the folder and start over.")]
 HardwareName = Annotated[str, typer.Option("--hardware", help="A preset or a TOML file of one's own.")]
 
+
+def output_file(help: str) -> Any:
+    """An option that names a file: where it goes is known to be there before any work is done."""
+    return typer.Option(help=help, metavar="FILE", callback=_require_place)
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+_PARSED = {"int": "whole numbers", "float": "numbers"}
 
 
 def settings_flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,4 +97,17 @@ def listed(name: str, text: str, kind: str = "str") -> list[Any]:
     try:
         return [_PARSERS[kind](part.strip()) for part in text.split(",")]
     except ValueError:
-        raise InputError(name, text, f"{kind} values separated by commas") from None
+        raise InputError(name, text, f"{_PARSED[kind]} separated by commas") from None
+
+
+def _require_place(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    if value is None:
+        return None
+    name, shown = str(param.name), str(value)
+    if not value.parent.is_dir():
+        raise InputError(name, shown, "a file in a folder that exists", f"there is no folder {value.parent}")
+    if value.exists() and not value.is_file():
+        raise InputError(name, shown, "a file", "this is a folder" if value.is_dir() else "this is a device or a pipe")
+    if not os.access(value.parent, os.W_OK):
+        raise InputError(name, shown, "a file in a folder that can be written")
+    return value

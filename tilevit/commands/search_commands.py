@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tilevit.commands.options import Data, Device, Fresh, HardwareName, Json, Seed, ValFraction, listed
+from tilevit.commands.options import Data, Device, Fresh, HardwareName, Json, Seed, ValFraction, listed, output_file
 from tilevit.console import emit_json, progress, say, table
 from vit.errors import InputError
 from vit.recipe import VAL_FRACTION
@@ -41,7 +41,8 @@ def search(
     ] = True,
     fresh: Fresh = False,
     export: Annotated[
-        Path | None, typer.Option(help="TOML file for the winner; `tilevit train FILE` trains it.")
+        Path | None,
+        output_file("TOML file for the winner; `tilevit train FILE` trains it."),
     ] = None,
     slack: Annotated[float, typer.Option(help="Accuracy the winner may give up for lower costs.", min=0, max=1)] = 0.0,
     val_fraction: ValFraction = VAL_FRACTION,
