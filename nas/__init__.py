@@ -7,11 +7,14 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "cost_aware": ["CostAwareSampler"],
         "costs": ["METRICS", "Costs"],
+        "curves": ["Curve", "Forecast", "forecast"],
         "pareto": ["front", "hypervolume", "hypervolume_history", "non_dominated"],
         "winner": ["best_config", "pick"],
         "plots": ["plot_front", "plot_hypervolume"],
         "space": ["SearchSpace"],
-        "study": ["Progress", "search", "space_of"],
+        "stopping": ["FrontStopper", "Stopper"],
+        "study": ["search", "space_of"],
         "task": ["OBJECTIVES", "SAMPLERS"],
+        "trial": ["Progress", "epochs_trained"],
     },
 )

@@ -23,6 +23,7 @@ POOL = 16_384
 MODELLED = 2  # finished trials that a model needs at least
 ROUNDS = 16  # draws of a pool until one holds a feasible candidate
 NEIGHBOURS = 1 / 16  # of the pool, that join it for a trial where the space is too large to enumerate
+EXPECTED = "expected_values"  # user attribute of a pruned trial: the values it would have had, for the model
 TOLERANCE = 0.5  # how far beyond the reference losses are told apart, in parts of its distance to the best
 
 
@@ -33,9 +34,11 @@ class CostAwareSampler(BaseSampler):
     candidate; only the others (an accuracy) are modelled, by a Gaussian process over the parameters and the known
     objectives. What lies far beyond the reference is modelled as just beyond it, so that networks that fail to learn
     do not blur the differences between those that do. A candidate that was tried is not tried again while there are
-    others; one that is running counts as finished with the value expected of it, so parallel workers spread out.
+    others; one that is running counts as finished with the value expected of it, so parallel workers spread out. A
+    pruned trial is no part of the front; where its user attribute `expected_values` tells the values it would have had
+    in the end, the model learns from them.
 
-    Given a seed, a trial depends on the seed and on the finished and running trials alone, so a study that was stopped
+    Given a seed, a trial depends on the seed and on the ended and running trials alone, so a study that was stopped
     goes on as it would have.
 
     Args:
@@ -96,14 +99,19 @@ class CostAwareSampler(BaseSampler):
         self._check_objectives(len(signs))
         tried = [t for t in study.get_trials(deepcopy=False) if self._space.keys() <= t.params.keys()]
         done = [t for t in tried if t.state == TrialState.COMPLETE]
+        stopped = [t for t in tried if t.state == TrialState.PRUNED]
         running = [t for t in tried if t.state == TrialState.RUNNING and t.number != trial.number]
         losses = np.array([t.values for t in done]).reshape(len(done), len(signs)) * signs
-        rng = np.random.default_rng([self._seed, len(done), len(running)])
-        pool = self._pool(done, losses, rng).without({self._key(t.params) for t in (*done, *running)})
-        if len(done) < MODELLED or len(done) + len(running) < self._startup:
-            return dict(pool.candidates[self._spread(pool, len(done) + len(running), rng)])
+        begun = len(done) + len(stopped) + len(running)
+        rng = np.random.default_rng([self._seed, begun - len(running), len(running)])
+        pool = self._pool(done, losses, rng).without({self._key(t.params) for t in (*done, *stopped, *running)})
+        if len(done) < MODELLED or begun < self._startup:
+            return dict(pool.candidates[self._spread(pool, begun, rng)])
+        told = [t for t in stopped if EXPECTED in t.user_attrs]
+        expected = np.array([t.user_attrs[EXPECTED] for t in told]).reshape(len(told), len(signs)) * signs
+        learned = [t.params for t in (*done, *told)]
         under_way = self._priced(t.params for t in running)
-        worth = self._improvement(pool, [t.params for t in done], losses, under_way, signs, rng)
+        worth = self._improvement(pool, learned, np.vstack([losses, expected]), len(done), under_way, signs, rng)
         return dict(pool.candidates[int(np.argmax(worth))])
 
     def _check_objectives(self, count: int) -> None:
@@ -154,15 +162,16 @@ class CostAwareSampler(BaseSampler):
     def _improvement(
         self,
         pool: Pool,
-        done: Sequence[Params],
+        learned: Sequence[Params],
         losses: Floats,
+        finished: int,
         running: Pool,
         signs: Floats,
         rng: np.random.Generator,
     ) -> Floats:
-        """Expected hypervolume improvement of each candidate of the pool."""
+        """Expected hypervolume improvement of each candidate of the pool on the first `finished` of those learned."""
         is_known = np.array([objective in self._known for objective in range(len(signs))])
-        tried = [*done, *running.candidates]
+        tried = [*learned, *running.candidates]
         costs = np.vstack([losses[:, is_known] * signs[is_known], running.costs])
         ranks = Ranks(pool.costs)
         rows, seen = ranks.beside(pool.encoded, pool.costs), ranks.beside(self._encode(tried), costs)
@@ -180,6 +189,7 @@ class CostAwareSampler(BaseSampler):
             model = GaussianProcess(owner, int(rng.integers(2**31))).fit(seen[: len(loss)], tame)
             means[:, column], deviations[:, column] = model.predict(rows)
             front[:, objective] = np.append(loss, model.predict(seen[len(loss) :])[0])
+        front = np.delete(front, slice(finished, len(losses)), axis=0)  # what was stopped beats nobody
         return expected_improvement(front, reference, pool.costs * signs[is_known], is_known, means, deviations)
 
     def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -76,6 +76,13 @@ def finished(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
+def ended(study: Study) -> list[FrozenTrial]:
+    """The trials that came to an end, completed or stopped on the way, in the order they were started."""
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
 def losses_of(study: Study, trials: Sequence[FrozenTrial]) -> Floats:
     """(trials, objectives) with every objective to be minimised: what is maximised has its sign changed."""
     signs = _signs(study)

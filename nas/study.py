@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,15 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from nas.costs import TRAINED
-from nas.pareto import finished
-from nas.space import Params, SearchSpace
+from nas.pareto import ended
+from nas.space import SearchSpace
+from nas.stopping import Stopper
 from nas.storage import WORKER, open_storage, retry_abandoned, turn, working
 from nas.task import OBJECTIVES, Task
+from nas.trial import Progress, run_trial
 from vit.errors import InputError, require_int
 
 if TYPE_CHECKING:
@@ -37,25 +38,6 @@ STUDY = "search"
 POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a search is: told to its `progress` callback after every epoch and after every trial.
-
-    Attributes:
-        done, total: finished trials, and how many there will be.
-        params: the candidate in hand.
-        epoch, epochs: epochs of its training that are finished, and how many there will be.
-        values: {objective: value} once the trial is finished, else None.
-    """
-
-    done: int
-    total: int
-    params: Params
-    epoch: int
-    epochs: int
-    values: dict[str, float] | None = None
-
-
 def search(
     space: SearchSpace,
     data: DataSplits,
@@ -68,9 +50,10 @@ def search(
     recipe: Recipe | None = None,
     sampler: str | Callable[[int], BaseSampler] = "cost-aware",
     device: str | torch.device = "cpu",
+    stopping: Stopper | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Study:
-    """Search the space until the study holds `trials` finished trials, and return it.
+    """Search the space until `trials` trials of the study have ended, and return it.
 
     Accuracy is that on the validation images after training by `recipe`; the test images are not touched. Every other
     objective is computed from the candidate. Candidates that break a rule of the space or a constraint, or whose
@@ -85,13 +68,14 @@ def search(
         hardware: a fifo_sim.Hardware, a preset or a TOML file; needed for cycles, sram_kib, energy_pj and bytes.
         objectives: out of accuracy (maximised), params, macs, cycles, sram_kib, energy_pj, bytes (minimised).
         constraints: bounds on costs, such as "cycles <= 20000".
-        trials: finished trials the study shall have.
+        trials: trials the study shall have; those that `stopping` ended early count, as pruned ones without values.
         storage: the path of a journal file (made if absent), or None for memory.
         seed: of the sampler and of every training.
         recipe: how a candidate is trained; None is Recipe.for_data(data.name, epochs=8, seed=seed).
         sampler: "cost-aware", "tpe", "nsga2" or "random", or a function from a seed to an Optuna sampler. It is made
             anew for every trial, so that a resumed study draws what it would have drawn.
         device: where to train.
+        stopping: gives up trainings that lead nowhere, as nas.FrontStopper does; None trains all to their end.
         progress: called after every epoch and every trial.
 
     Returns:
@@ -104,12 +88,14 @@ def search(
     """
     task = Task(space, data, hardware, objectives, constraints, seed, recipe, sampler, device)
     require_int("trials", trials)
-    study = _open_study(task, storage)
+    if stopping is not None and not set(TRAINED) & set(objectives):
+        raise InputError("stopping", stopping, "given only where accuracy is an objective")
+    study = _open_study(task, storage, {"stopping": None if stopping is None else stopping.settings()})
     with working(storage) as worker:
         while True:
             with turn(storage):
                 retry_abandoned(study, storage)
-                done = len(finished(study))
+                done = len(ended(study))
                 running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
                 if done >= trials:
                     return study
@@ -118,7 +104,7 @@ def search(
                     trial = study.ask(task.distributions)
                     trial.set_user_attr(WORKER, worker)
             if done + running < trials:
-                _run(study, task, trial, trials, progress)
+                run_trial(study, task, trial, trials, stopping, progress)
             else:  # the last trials are in the hands of others; should one of them die, its trial is ours
                 time.sleep(POLL_SECONDS)
 
@@ -131,39 +117,8 @@ def space_of(study: Study) -> SearchSpace:
     return SearchSpace.from_dict(settings["space"])
 
 
-def _run(
-    study: Study, task: Task, trial: optuna.Trial, total: int, progress: Callable[[Progress], None] | None
-) -> None:
-    params = dict(trial.params)
-    done = len(finished(study))
-    epochs = task.recipe.epochs
-
-    def tell(epoch: int, values: dict[str, float] | None = None) -> None:
-        if progress is not None:
-            progress(Progress(done + (values is not None), total, params, epoch, epochs, values))
-
-    try:
-        found = dict(task.costs(params))
-        if set(TRAINED) & set(task.objectives):
-            known = _accuracy_of_twin(study, task, params)
-            found["accuracy"] = task.accuracy(params, lambda row: tell(int(row["epoch"]))) if known is None else known
-        values = {name: found[name] for name in task.objectives}
-    except BaseException:
-        study.tell(trial, state=TrialState.FAIL)
-        raise
-    study.tell(trial, list(values.values()))
-    tell(epochs, values)
-
-
-def _accuracy_of_twin(study: Study, task: Task, params: Params) -> float | None:
-    """The accuracy of a finished trial that trained the same model, if there is one."""
-    key, column = task.trained_by(params), task.objectives.index("accuracy")
-    twins: list[FrozenTrial] = [t for t in finished(study) if task.trained_by(t.params) == key]
-    return twins[0].values[column] if twins else None
-
-
-def _open_study(task: Task, storage: str | Path | None) -> Study:
-    opened, settings = open_storage(storage), task.settings()
+def _open_study(task: Task, storage: str | Path | None, also: Mapping[str, Any]) -> Study:
+    opened, settings = open_storage(storage), {**task.settings(), **also}
     directions = [StudyDirection.MAXIMIZE if name in TRAINED else StudyDirection.MINIMIZE for name in task.objectives]
     with turn(storage), _quiet():
         names = [summary.study_name for summary in optuna.get_all_study_summaries(opened, include_best_trial=False)]

@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nas import SAMPLERS, SearchSpace, best_config, front, search, space_of
 from nas.pareto import finished
 from nas.storage import open_storage
-from nas.study import Progress
 from nas.task import Task
+from nas.trial import Progress
 from tests.nas.toy import toy_data, toy_recipe, toy_space
 from vit import InputError, ViTConfig
 from vit.data import load_data
@@ -34,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def accuracy(task: Task, params: dict[str, float], on_epoch: Callable[[dict[str, float]], None]) -> float:
         for epoch in (1, 2):
-            on_epoch({"epoch": epoch})
+            on_epoch({"epoch": epoch, "val_accuracy": epoch / 4})
         return 1 - 1 / (params["dim"] * params["depth"] ** 0.5 + params["mlp_ratio"] / params["heads"])
 
     monkeypatch.setattr(Task, "accuracy", accuracy)

@@ -7,8 +7,7 @@ import time
 
 import torch
 
-from nas import SearchSpace, search
-from nas.study import Progress
+from nas import Progress, SearchSpace, search
 from tests.nas.toy import toy_data, toy_recipe, toy_space
 
 

@@ -1,0 +1,172 @@
+"""One trial of a search: its exact costs, its training or that of its twin, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.cost_aware import EXPECTED
+from nas.costs import TRAINED
+from nas.curves import Curve, forecast
+from nas.pareto import ended
+from nas.space import Params
+from nas.stopping import Stopper
+from nas.task import Task
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+ACCURACIES, EPOCHS = "accuracy_by_epoch", "epochs"  # user attributes of a trial
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search is: told to its `progress` callback after every epoch and after every trial.
+
+    Attributes:
+        done, total: trials that ended, and how many there will be.
+        params: the candidate in hand.
+        epoch, epochs: epochs of its training that are finished, and how many there will be.
+        values: {objective: value} once the trial is finished, else None.
+        stopped: whether the trial ended before its last epoch.
+    """
+
+    done: int
+    total: int
+    params: Params
+    epoch: int
+    epochs: int
+    values: dict[str, float] | None = None
+    stopped: bool = False
+
+
+class Stopped(Exception):
+    """The training cannot reach the front any more."""
+
+
+def run_trial(
+    study: Study,
+    task: Task,
+    trial: optuna.Trial,
+    total: int,
+    stopping: Stopper | None,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    """Train the candidate of a trial and tell the study its values, or that it was stopped."""
+    params = dict(trial.params)
+    done, epochs = len(ended(study)), task.recipe.epochs
+
+    def tell(epoch: int, values: dict[str, float] | None = None, stopped: bool = False) -> None:
+        if progress is not None:
+            ends = values is not None or stopped
+            progress(Progress(done + ends, total, params, epoch, epochs, values, stopped))
+
+    found = dict(task.costs(params))
+    training = Training(study, task, params, stopping, tell)
+    try:
+        if set(TRAINED) & set(task.objectives):
+            found["accuracy"] = training.accuracy()
+            training.record(trial)
+        values = {name: found[name] for name in task.objectives}
+    except Stopped:
+        training.record(trial)
+        trial.set_user_attr(EXPECTED, [{**found, "accuracy": training.expected()}[name] for name in task.objectives])
+        study.tell(trial, state=TrialState.PRUNED)
+        tell(len(training.curve), stopped=True)
+        return
+    except BaseException:
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    study.tell(trial, list(values.values()))
+    tell(epochs, values)
+
+
+class Training:
+    """The training of one candidate, watched after every epoch.
+
+    Attributes:
+        curve: validation accuracy after each epoch.
+    """
+
+    def __init__(
+        self, study: Study, task: Task, params: Params, stopping: Stopper | None, tell: Callable[[int], None]
+    ) -> None:
+        self._study, self._task, self._params, self._stopping, self._tell = study, task, params, stopping, tell
+        self.curve: list[float] = []
+        self._epochs = 0
+
+    def accuracy(self) -> float:
+        """The accuracy after the last epoch, of a twin where one was trained.
+
+        Raises:
+            Stopped: the rule gave the candidate up.
+        """
+        for twin in self._twins(TrialState.COMPLETE):
+            self.curve = list(twin.user_attrs.get(ACCURACIES, []))
+            return float(twin.values[self._task.objectives.index("accuracy")])
+        for twin in self._twins(TrialState.PRUNED):
+            self._replay(twin.user_attrs[ACCURACIES])
+        return self._task.accuracy(self._params, self._after_epoch)
+
+    def record(self, trial: optuna.Trial) -> None:
+        """Leave in the trial how its training went, and how many epochs were spent on it."""
+        trial.set_user_attr(ACCURACIES, self.curve)
+        trial.set_user_attr(EPOCHS, self._epochs)
+
+    def expected(self) -> float:
+        """The accuracy that a training which was stopped would have had in the end, as its curve tells."""
+        others = [other.accuracy for other in curves_of(self._study, self._task) if other.finished]
+        return min(1.0, forecast(self.curve, others).expected)
+
+    def _after_epoch(self, row: Mapping[str, float]) -> None:
+        self.curve.append(row["val_accuracy"])
+        self._epochs += 1
+        self._tell(int(row["epoch"]))
+        self._stop_if_hopeless()
+
+    def _replay(self, accuracies: list[float]) -> None:
+        """Stop where the same training, known up to some epoch, gives this candidate up too."""
+        for accuracy in accuracies:
+            self.curve.append(accuracy)
+            self._stop_if_hopeless()
+        self.curve = []
+
+    def _stop_if_hopeless(self) -> None:
+        if self._stopping is None or len(self.curve) == self._task.recipe.epochs:
+            return
+        here = Curve(tuple(self.curve), known_costs(self._task, self._params), finished=False)
+        if self._stopping.stops(here, curves_of(self._study, self._task)):
+            raise Stopped
+
+    def _twins(self, state: TrialState) -> list[FrozenTrial]:
+        """Trials of that state that trained the same model."""
+        key = self._task.trained_by(self._params)
+        trials = self._study.get_trials(deepcopy=False, states=(state,))
+        return [trial for trial in trials if self._task.trained_by(trial.params) == key]
+
+
+def curves_of(study: Study, task: Task) -> list[Curve]:
+    """The trainings of the trials that ended, in the order they were started."""
+    return [
+        Curve(
+            tuple(trial.user_attrs[ACCURACIES]),
+            known_costs(task, trial.params),
+            finished=trial.state == TrialState.COMPLETE,
+        )
+        for trial in ended(study)
+    ]
+
+
+def known_costs(task: Task, params: Params) -> tuple[float, ...]:
+    """The objectives of a candidate that are computed."""
+    costs = task.costs(params)
+    return tuple(costs[name] for name in task.objectives if name not in TRAINED)
+
+
+def epochs_trained(study: Study) -> int:
+    """Epochs that the trials of a study trained in all, those that were stopped included."""
+    return sum(int(trial.user_attrs.get(EPOCHS, 0)) for trial in ended(study))
