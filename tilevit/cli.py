@@ -19,7 +19,7 @@ from tilevit.commands import (
     training_commands,
 )
 from tilevit.console import say
-from tilevit.parsing import Command
+from tilevit.parsing import Command, Group
 
 HELP = """Find a tiny Vision Transformer together with the streaming hardware that runs it.
 
@@ -34,7 +34,12 @@ INTERRUPTED = 130
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 app = typer.Typer(
-    help=HELP, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False, add_completion=True
+    cls=Group,
+    help=HELP,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=True,
 )
 
 

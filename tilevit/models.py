@@ -35,6 +35,12 @@ class Loaded:
         network: nn.Module = self.model
         return network
 
+    def prepared(self) -> nn.Module:
+        """The torch model that was prepared for QAT; an InputError for any other."""
+        if self.kind != "qat":
+            raise InputError("model", self.spec, "a checkpoint that tilevit qat wrote", f"this one is {self.kind}")
+        return self.network()
+
     def packed(self) -> PackedModel:
         """The packed model itself."""
         packed: PackedModel = self.model

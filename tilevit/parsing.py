@@ -1,17 +1,28 @@
-"""How the options of a command are read: what typer would let through and a person did not mean is refused."""
+"""How a command line is read and its options are shown: typer's way, where a person is not misled by it."""
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+SHOWN = {  # what stands behind an option in --help, by typer's name of its type
+    "<int>": "N",
+    "<int range>": "N",
+    "<float>": "X",
+    "<float range>": "X",
+    "<str>": "TEXT",
+    "<list[str]>": "TEXT",
+    "<path>": "PATH",
+}
 
 
 class Command(TyperCommand):
     """A command that refuses an option given twice, of which the first would be lost, and an empty value."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Check, then parse as typer does."""
         if not ctx.resilient_parsing:  # completion of an unfinished line
             values, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -22,3 +33,22 @@ class Command(TyperCommand):
                 if value == "" or (isinstance(value, (list, tuple)) and "" in value):
                     ctx.fail(f"{name} = '': allowed is a value that is not empty")
         return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, with `--json` in place of `--json <bool>`."""
+        return _shown_well(super().get_params(ctx), ctx)
+
+
+class Group(TyperGroup):
+    """The commands together."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, with `--version` in place of `--version <bool>`."""
+        return _shown_well(super().get_params(ctx), ctx)
+
+
+def _shown_well(params: list[Any], ctx: typer.Context) -> list[Any]:
+    for param in params:
+        if isinstance(param, TyperOption) and param.metavar is None:
+            param.metavar = "" if param.is_flag else SHOWN.get(str(param.display_type(ctx)))
+    return params

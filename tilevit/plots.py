@@ -43,12 +43,17 @@ def pareto(search: Results) -> Figure:
         axes = figure.add_subplot(1, len(others), place + 1)
         for on_front, colour, label in ((False, GREY, "dominated"), (True, BLUE, "Pareto front")):
             chosen = [t["values"] for t in search["trials"] if t["front"] is on_front]
-            axes.scatter([v[objective] for v in chosen], [v[accuracy] for v in chosen], c=colour, label=label, s=28)
+            if chosen:
+                x, y = [v[objective] for v in chosen], [100 * v[accuracy] for v in chosen]
+                axes.scatter(x, y, c=colour, label=label, s=28)
         winner = search["trials"][search["winner"]]["values"]
-        axes.scatter(
-            [winner[objective]], [winner[accuracy]], marker="*", s=170, c=ORANGE, label="winner", edgecolors="black"
-        )
-        axes.set(xlabel=names[objective], ylabel="validation accuracy", xscale="log")
+        x, y = [winner[objective]], [100 * winner[accuracy]]
+        axes.scatter(x, y, marker="*", s=170, c=ORANGE, label="winner", edgecolors="black")
+        axes.set(xlabel=names[objective], ylabel="validation accuracy, %", xscale="log")
+        axes.margins(0.12)
+        low, high = axes.get_ylim()
+        widen = max(0.0, 2 - (high - low)) / 2  # few trials of nearly the same accuracy are no cliff
+        axes.set_ylim(low - widen, high + widen)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_formatter(NullFormatter())

@@ -8,11 +8,13 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fifo_sim.hardware import Hardware
 from vit.config import POOLS, STEMS
 from vit.errors import InputError, require_choice, require_float, require_int, require_known_keys
 from vit.files import read_toml
 from vit.recipe import VAL_FRACTION
 
+MACHINES = f"A preset ({', '.join(Hardware.presets())}) or a TOML file."
 ATTENTION = ("full", "window", "tile")
 SCOPES = ("global", "layer", "erk")
 LARGEST = 1_000_000  # of counts and widths: beyond it is a slip of the finger
@@ -71,7 +73,7 @@ class RunConfig:
     qat_epochs: int = _setting(16, "Quantisation", "Epochs of quantisation-aware training.")
     qat_lr: float = _setting(5e-4, "Quantisation", "Peak learning rate of quantisation-aware training.")
 
-    hardware: str = _setting("zcu104", "Hardware", "A preset (docs/hardware.md lists them) or a TOML file.")
+    hardware: str = _setting("zcu104", "Hardware", MACHINES)
     tile: int = _setting(4, "Hardware", "Tokens a tile.")
     fifo: int = _setting(2, "Hardware", "Depth of the FIFOs between stages, tiles.")
     attention: str = _setting("full", "Hardware", "What a tile attends to: full, window or tile.")

@@ -66,6 +66,8 @@ def test_search_exports_what_train_takes(told, place):
     flags = ["--space", str(space), "--trials", "2", "--epochs", "1", "--out", str(place / "search")]
     result = told("search", *flags, "--export", str(best))
     assert result["trials"] == 2
+    assert json.loads((place / "search" / "front.json").read_text()) == result
+    assert {path.name for path in (place / "search").glob("*.png")} == {"front.png", "progress.png"}
     assert result["front"]
     again = told("search", *flags, "--export", str(best))
     assert again == result
@@ -152,6 +154,29 @@ def test_export_writes_files_for_other_tools(told, place, trained, quantised):
     assert (place / "again.safetensors").read_bytes() == (quantised.parent / "packed.safetensors").read_bytes()
     told("export", "examples/residual_block.json", "--format", "verilog", "--out", str(place / "pipeline.v"))
     assert "module" in (place / "pipeline.v").read_text()
+
+
+def test_export_writes_qonnx_of_what_is_quantised_alone(told, place, trained, quantised, capsys):
+    import onnx
+
+    for model in (quantised, quantised.parent / "packed.safetensors"):
+        file = place / "quantised.onnx"
+        told("export", str(model), "--format", "qonnx", "--out", str(file))
+        assert "qonnx.custom_op.general" in {node.domain for node in onnx.load(file).graph.node}
+    file.unlink()
+    for form in ("qonnx", "packed"):
+        assert _exit_code(["export", str(trained), "--format", form, "--out", str(file)]) == 2
+        assert (
+            f"{trained}': allowed is a checkpoint that tilevit qat wrote; this one is float" in capsys.readouterr().err
+        )
+    assert not file.exists()
+
+
+def test_the_qonnx_package_reads_what_export_wrote(told, place, quantised):
+    wrapper = pytest.importorskip("qonnx.core.modelwrapper")
+    file = place / "read.onnx"
+    told("export", str(quantised), "--format", "qonnx", "--out", str(file))
+    assert wrapper.ModelWrapper(str(file)).graph.output[0].name == "logits"
 
 
 def test_distill_trains_a_student(told, place, trained):

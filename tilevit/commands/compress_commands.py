@@ -15,7 +15,7 @@ from vit.recipe import VAL_FRACTION
 if TYPE_CHECKING:
     from torch import nn
 
-FORMATS = ("packed", "onnx", "verilog")
+FORMATS = ("packed", "onnx", "qonnx", "verilog")
 CALIBRATION_IMAGES = 256
 
 Epochs = Annotated[int, typer.Option(help="Epochs of training afterwards, with what was removed held at zero.", min=0)]
@@ -138,7 +138,7 @@ def export(
     model: Model,
     out: Annotated[Path, output_file("File to write.")],
     format: Annotated[
-        str, typer.Option(help="packed (from a QAT checkpoint), onnx, or verilog (from a pipeline file).")
+        str, typer.Option(help="packed or qonnx (both from a QAT checkpoint), onnx, or verilog (from a pipeline file).")
     ] = "onnx",
     data: Annotated[
         str | None, typer.Option(help="Data whose mean and deviation a packed model normalises by.")
@@ -160,12 +160,17 @@ def export(
         from quant import export_onnx
 
         export_onnx(load_model(model).network(), out)
+    elif format == "qonnx":
+        from quant import export_qonnx
+
+        loaded = load_model(model)
+        export_qonnx(loaded.packed() if loaded.kind == "packed" else loaded.prepared(), out)
     else:
         from quant import convert
         from vit import load_data
 
         splits = load_data(data, val_fraction=val_fraction, seed=seed) if data else None
-        convert(load_model(model).network(), splits and splits.mean, splits and splits.std).save(out)
+        convert(load_model(model).prepared(), splits and splits.mean, splits and splits.std).save(out)
     tell("Exported", {"file": str(out), "format": format, "size_bytes": out.stat().st_size}, json)
 
 

@@ -10,7 +10,7 @@ import typer
 
 from tilevit.commands.options import HardwareName, Json, Model, ValFraction, listed, output_file
 from tilevit.console import emit_json, progress, say, table, tell
-from tilevit.settings import LARGEST
+from tilevit.settings import LARGEST, MACHINES
 from vit.errors import InputError, require_int
 from vit.recipe import VAL_FRACTION
 
@@ -219,7 +219,7 @@ def size_fifos(
 def profile(
     model: Model,
     hardware: Annotated[
-        str | None, typer.Option(help="Machine for the modelled energy and cycles; a preset or a TOML file.")
+        str | None, typer.Option(help=f"Machine for the modelled energy and cycles. {MACHINES}")
     ] = "zcu104",
     batch: Annotated[int, typer.Option(help="Images at a time in the timings.", min=1, max=65536)] = 1,
     json: Json = False,

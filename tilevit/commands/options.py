@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tilevit.settings import RunConfig
+from tilevit.settings import MACHINES, RunConfig
 from vit.errors import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result alone on stdout, as JSON.")]
@@ -24,7 +24,7 @@ Data = Annotated[
 ValFraction = Annotated[float, typer.Option(help="Share of the training images held out for validation, in (0, 1).")]
 Model = Annotated[str, typer.Argument(help="A checkpoint, a TOML file with a [model] table, or a timm name.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget earlier work in the folder and start over.")]
-HardwareName = Annotated[str, typer.Option("--hardware", help="A preset or a TOML file of one's own.")]
+HardwareName = Annotated[str, typer.Option("--hardware", help=MACHINES)]
 
 
 def output_file(help: str) -> Any:

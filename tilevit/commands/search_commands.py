@@ -50,10 +50,14 @@ def search(
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Search architectures; the study persists and goes on with the same command. Shows the Pareto front."""
+    """Search architectures; the study persists and goes on with the same command. Shows the Pareto front.
+
+    The folder then holds the study, front.json, front.png and progress.png (the hypervolume after each trial).
+    """
     import nas
     from nas.pareto import finished
     from vit import Recipe, load_data
+    from vit.files import write_json
 
     splits = load_data(data, val_fraction=val_fraction, seed=seed)
     journal = out / "study" / "journal.log"
@@ -100,6 +104,10 @@ def search(
             say(f"winner: {export}")
     elif export:
         raise InputError("export", str(export), "given only where accuracy is an objective")
+    write_json(out / "front.json", result)
+    if len(names) > 1:
+        nas.plot_front(study, out / "front.png")
+        nas.plot_hypervolume(study, out / "progress.png")
     if json:
         emit_json(result)
         return
