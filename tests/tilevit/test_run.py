@@ -149,6 +149,20 @@ def test_killed_anywhere_it_ends_as_if_never_stopped(config, results, tmp_path):
     assert resumed == {key: value for key, value in results.items() if key != "timings"}
 
 
+def test_ctrl_c_is_told_in_one_line_with_exit_code_130(config, tmp_path):
+    folder = tmp_path / "interrupted"
+    command = [sys.executable, "-m", "tilevit", "run", "--config", str(config), "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (folder / "search" / "study" / "journal.log").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 130
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.endswith("steps)")]
+    assert lines == ["stopped; the same command goes on from here"]
+
+
 def _killed_when_it_appears(command: list[str], file: Path) -> bool:
     """Start the command and kill -9 it as soon as `file` is there; False if it was there before or it ended first."""
     if file.exists():
