@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +15,7 @@ from fifo_sim.parts import EACH_ITS_OWN
 from fifo_sim.pattern import LARGEST, Pattern
 from fifo_sim.pipeline import Pipeline
 
-PAGE, LINE = 512, 8  # words; long rows begin a cache line apart, lest all of them meet in one set of the cache
+PAGE, LINE = 512, 8  # words; long sequences begin a cache line apart, lest all meet in one set of the cache
 ENDLESS = 2**61  # more than any run does or holds
 HUGE = 1 << 19  # words from which on numpy asks for large pages, which cost less to touch for the first time
 Words = npt.NDArray[np.uint64]
@@ -22,8 +23,15 @@ Words = npt.NDArray[np.uint64]
 
 @dataclass
 class State:
-    """What a run reads and changes; see `kernels.sim_layout` for the rows."""
+    """What a run reads and changes; see `kernels.sim_layout` for the rows.
 
+    Attributes:
+        words: stages, edges, ports, links and slots one behind the other; the others are views of it.
+        starts, ends: room for the times of all firings; of length 0 without history.
+        dirty: a flag a stage, for the walk.
+    """
+
+    words: Words
     stages: Words
     edges: Words
     ports: Words
@@ -58,19 +66,70 @@ class Layout:
     busy: list[int]
     longest: int
 
-    def state(self, depths: Sequence[int] | npt.NDArray[np.int64], history: bool) -> State:
-        """State for a run with these depths, in edge order; with room for the times of all firings if `history`."""
-        stages, edges = self.stages.copy(), self.edges.copy()
-        writes = stages[edges[:, at.SRC].astype(np.int64), at.FIRINGS]
+    def state(self, depths: Sequence[int] | npt.NDArray[np.int64], history: bool, together: bool = True) -> State:
+        """State for a run with these depths, in edge order; with room for the times of all firings if `history`.
+
+        The times lie stage by stage, or with `together`, where the stages fire about equally often, tile by tile: a
+        run then writes to few places at a time.
+        """
+        bounds = self.bounds
+        writes = self.stages[self.edges[:, at.SRC].astype(np.int64), at.FIRINGS]
         depth = np.minimum(np.asarray(depths, dtype=np.uint64), writes)
         sizes = _power_of_two(depth)
+        words = np.zeros(bounds[-1] + int(sizes.sum()), np.uint64)
+        words[: bounds[-1]] = self._words
+        stages = words[: bounds[0]].reshape(self.stages.shape)
+        edges = words[bounds[0] : bounds[1]].reshape(self.edges.shape)
+        ports = words[bounds[1] : bounds[2]].reshape(self.ports.shape)
         edges[:, at.DEPTH], edges[:, at.MASK] = depth, sizes - np.uint64(1)
         edges[:, at.SLOTS] = np.cumsum(sizes) - sizes
-        slots = np.zeros(int(sizes.sum()), np.uint64)
-        firings = int(stages[-1, at.HISTORY] + stages[-1, at.FIRINGS]) if history else 0
+        firings = self._place_history(stages, together) if history else 0
         times = np.empty(max(2 * firings, HUGE if firings > PAGE else 0), np.uint64)
         starts, ends = times[:firings], times[firings : 2 * firings]
-        return State(stages, edges, self.ports.copy(), slots, starts, ends, np.ones(len(stages), np.uint8))
+        flags = np.ones(len(stages), np.uint8)
+        return State(words, stages, edges, ports, words[bounds[-1] :], starts, ends, flags)
+
+    def _place_history(self, stages: Words, together: bool) -> int:
+        """Tell the stages where their times go; the words that these take."""
+        firings = self.stages[:, at.FIRINGS]
+        if together and int(firings.max()) * len(stages) <= 2 * int(firings.sum()):
+            stages[:, at.HISTORY], stages[:, at.HISTORY_STRIDE] = np.arange(len(stages)), len(stages)
+            return int(firings.max()) * len(stages)
+        apart = firings + np.uint64(LINE) * (firings >= PAGE)
+        stages[:, at.HISTORY], stages[:, at.HISTORY_STRIDE] = np.cumsum(apart) - apart, 1
+        return int(apart.sum())
+
+    @cached_property
+    def bounds(self) -> list[int]:
+        """Where edges, ports, links and slots begin in the words of a state."""
+        sizes = [part.size for part in (self.stages, self.edges, self.ports, self.links)]
+        return np.cumsum(sizes).tolist()  # type: ignore[no-any-return]
+
+    @cached_property
+    def _words(self) -> Words:
+        """The words of a state before its slots."""
+        return np.concatenate([part.reshape(-1) for part in (self.stages, self.edges, self.ports, self.links)])
+
+    @cached_property
+    def offsets(self) -> Words:
+        """What is added to the words of a state before its slots so that all that they point to is in these words."""
+        stages, edges, ports, links = (
+            np.zeros_like(part) for part in (self.stages, self.edges, self.ports, self.links)
+        )
+        at_edges, at_ports, at_links, at_slots = self.bounds
+        line = self.stages[:, at.KIND] & at.PLAIN != 0
+        stages[line, at.ONLY_INPUT] = stages[line, at.ONLY_OUTPUT] = at_edges
+        stages[:, at.INPUTS] = stages[:, at.OUTPUTS] = stages[:, at.PORTS] = at_links
+        ports[:, at.MEMBERS] = at_links
+        edges[:, at.SLOTS] = at_slots
+        for row in self.stages:
+            for first, count, begin in (
+                (at.INPUTS, at.INPUT_COUNT, at_edges),
+                (at.OUTPUTS, at.OUTPUT_COUNT, at_edges),
+                (at.PORTS, at.PORT_COUNT, at_ports),
+            ):
+                links[row[first] : row[first] + row[count]] = begin
+        return np.concatenate([part.reshape(-1) for part in (stages, edges, ports, links)])
 
 
 def layout_of(pipeline: Pipeline) -> Layout:
@@ -105,18 +164,17 @@ def _lay_out(pipeline: Pipeline) -> Layout:
 def _stage_rows(
     pipeline: Pipeline, table: _Table, links: _Links, inputs: list[list[int]], outputs: list[list[int]]
 ) -> Words:
-    order, history, rows = pipeline.topological_order, 0, []
+    order, rows = pipeline.topological_order, []
     services = table.place_services([pipeline.stages[s].service_pattern for s in order])
     for s, (service, stride) in zip(order, services, strict=True):
         stage, firings = pipeline.stages[s], pipeline.firings[s]
         kind = int(at.BBS) * (stage.mode == "bbs") | int(at.EAGER) * (stage.fork == "eager")
-        words = {at.FIRINGS: firings, at.KIND: kind, at.HISTORY: history}
+        words = {at.FIRINGS: firings, at.KIND: kind}
         words |= {at.SERVICE: service, at.SERVICE_STRIDE: stride}
         words |= {at.SERVICE_PERIOD: len(stage.service_pattern.values) * stride}
         words |= {at.INPUTS: links.place(inputs[s]), at.INPUT_COUNT: len(inputs[s])}
         words |= {at.OUTPUTS: links.place(outputs[s]), at.OUTPUT_COUNT: len(outputs[s])}
         rows.append(words)
-        history += firings + (LINE if firings >= PAGE else 0)
     return _matrix(rows, at.STAGE_WORDS)
 
 
@@ -222,4 +280,7 @@ class _Links:
 
 def _power_of_two(sizes: Words) -> Words:
     """The next power of two of each, sizes >= 1."""
-    return np.array([1 << (int(size) - 1).bit_length() for size in sizes], np.uint64)
+    ones = sizes - np.uint64(1)
+    for shift in (1, 2, 4, 8, 16, 32):
+        ones |= ones >> np.uint64(shift)
+    return ones + np.uint64(1)

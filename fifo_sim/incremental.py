@@ -104,8 +104,8 @@ class _Run:
 
     def __init__(self, pipeline: Pipeline, layout: Layout, program: Program) -> None:
         self.layout, self.program = layout, program
-        self.state: State = layout.state(pipeline.depths, history=True)
-        first, firings = layout.stages[:, at.HISTORY].astype(np.int64), layout.stages[:, at.FIRINGS].astype(np.int64)
+        self.state: State = layout.state(pipeline.depths, history=True, together=False)
+        first, firings = (self.state.stages[:, word].astype(np.int64) for word in (at.HISTORY, at.FIRINGS))
         self.last = first + firings - 1
         order = order_of(program)
         by_stage = np.argsort(order, kind="stable")
@@ -122,7 +122,7 @@ class _Run:
 
     def start(self, pipeline: Pipeline) -> None:
         """Go through all firings."""
-        self.state = self.layout.state(pipeline.depths, history=True)
+        self.state = self.layout.state(pipeline.depths, history=True, together=False)
         run_in_order(self.layout, self.state, self.program)
 
     @property
@@ -155,7 +155,7 @@ class _Run:
 
     def _times(self, stage: int) -> tuple[Ints, Ints]:
         """Starts and ends of a stage, by row."""
-        firings = slice(int(self.layout.stages[stage, at.HISTORY]), int(self.last[stage]) + 1)
+        firings = slice(int(self.state.stages[stage, at.HISTORY]), int(self.last[stage]) + 1)
         return self.state.starts[firings].view(np.int64), self.state.ends[firings].view(np.int64)
 
     def _look(self, e: int, what: np.uint64, count: int) -> Words:

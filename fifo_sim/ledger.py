@@ -9,28 +9,22 @@ from fifo_sim.compile import Layout, State, Words
 from fifo_sim.pipeline import Pipeline
 from fifo_sim.result import SimResult, Times
 
-_COLUMNS = (at.FIRED, at.FIRINGS, at.AT_WORK, at.START, at.FREE, at.PUSHED_LAST, at.BLOCKED, at.WAITED, at.HISTORY)
+_COLUMNS = (at.FIRED, at.FIRINGS, at.AT_WORK, at.START, at.FREE, at.PUSHED_LAST, at.BLOCKED, at.WAITED)
 
 
 def result_of(pipeline: Pipeline, layout: Layout, state: State) -> SimResult:
     """The account of a run in which nothing can happen any more."""
-    starts: Times = {}
-    ends: Times = {}
-    waiting, horizon = False, 0
     rows = state.stages[layout.row_of_stage]
     columns = rows[:, _COLUMNS].tolist()
-    for stage, (fired, firings, at_work, start, free, pushed_last, _, _, first) in zip(
-        pipeline.stages, columns, strict=True
-    ):
+    waiting, horizon = False, 0
+    for stage, (fired, firings, at_work, start, free, pushed_last, _, _) in zip(pipeline.stages, columns, strict=True):
         waiting = waiting or fired < firings
         horizon = max(horizon, free, pushed_last)
         if at_work:
             horizon = max(horizon, start + stage.service_pattern.at(fired))
-        starts[stage.name] = state.starts[first : first + fired + at_work].view(np.int64)
-        ends[stage.name] = state.ends[first : first + fired].view(np.int64)
     stalls = {}
     for i, (stage, busy) in enumerate(zip(pipeline.stages, layout.busy, strict=True)):
-        fired, firings, at_work, start, free, _, blocked, resource, _ = columns[i]
+        fired, firings, at_work, start, free, _, blocked, resource = columns[i]
         drained = 0
         if fired == firings:
             drained = horizon - free
@@ -50,8 +44,21 @@ def result_of(pipeline: Pipeline, layout: Layout, state: State) -> SimResult:
             "resource": resource,
             "drained": drained,
         }
-    times = (starts, ends) if len(state.starts) else (None, None)
+    times = _times(pipeline, rows, state) if len(state.starts) else (None, None)
     return SimResult(None if waiting else horizon, waiting, _peaks(state), stalls, horizon, *times)
+
+
+def _times(pipeline: Pipeline, rows: Words, state: State) -> tuple[Times, Times]:
+    """Starts and ends of the firings that have started, or ended."""
+    starts: Times = {}
+    ends: Times = {}
+    all_starts, all_ends = state.starts.view(np.int64), state.ends.view(np.int64)
+    columns = rows[:, (at.FIRED, at.AT_WORK, at.HISTORY, at.HISTORY_STRIDE)].tolist()
+    for stage, (fired, at_work, first, stride) in zip(pipeline.stages, columns, strict=True):
+        begun = fired + at_work
+        starts[stage.name] = all_starts[first : first + begun * stride : stride]
+        ends[stage.name] = all_ends[first : first + fired * stride : stride]
+    return starts, ends
 
 
 def _peaks(state: State) -> list[int]:

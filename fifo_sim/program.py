@@ -72,15 +72,19 @@ def _kinds(layout: Layout, least: Words) -> tuple[Words, Words, Words, Words]:
     stages, edges, links = layout.stages, layout.edges, layout.links
     single = least == 1
     from_plain, to_plain = (stages[edges[:, end], at.KIND] & at.PLAIN != 0 for end in (at.SRC, at.DST))
-    good_input = single & (edges[:, [at.TAKES_ONE, at.GIVES_ONE]] == 1).all(axis=1) & (edges[:, at.AT_END] == 0)
+    regular = (edges[:, [at.TAKES_ONE, at.GIVES_ONE]] == 1).all(axis=1) & (edges[:, at.AT_END] == 0)
     ins, outs = stages[:, at.INPUT_COUNT], stages[:, at.OUTPUT_COUNT]
-    quick = (stages[:, at.KIND] & at.PLAIN != 0) & (ins >= 1) & (ins <= 2) & (outs >= 1) & (outs <= 3)
-    quick[edges[~(good_input & from_plain), at.DST]] = False
-    quick[edges[~(single & to_plain), at.SRC]] = False
+    few = (stages[:, at.KIND] & at.PLAIN != 0) & (ins >= 1) & (ins <= 2) & (outs >= 1) & (outs <= 3)
+    quick = few.copy()
+    quick[edges[~regular, at.DST]] = False
     line = quick & (ins == 1) & (outs == 1)
+    line[edges[~(single & from_plain), at.DST]] = False
+    line[edges[~(single & to_plain), at.SRC]] = False
     only_input, only_output = np.zeros(len(stages), np.uint64), np.zeros(len(stages), np.uint64)
     only_input[line], only_output[line] = links[stages[line, at.INPUTS]], links[stages[line, at.OUTPUTS]]
-    kinds = stages[:, at.KIND] | at.QUICK * quick.astype(np.uint64) | at.LINE * line.astype(np.uint64)
+    kinds = stages[:, at.KIND].copy()
+    for chosen, kind in ((few, at.FEW), (quick, at.QUICK), (line, at.LINE)):
+        kinds[chosen] |= kind
     return kinds, only_input, only_output, single.astype(np.uint64)
 
 

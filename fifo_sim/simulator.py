@@ -66,10 +66,14 @@ def run_in_order(layout: Layout, state: State, program: Program) -> None:
     from kernels.sim_replay import replay
 
     program.prepare(state)
-    rows = state.rows()
-    then = np.empty(0 if len(state.starts) else sum(words.size for words in rows), np.uint64)
+    words, rows = state.words, len(layout.offsets)
+    words[:rows] += layout.offsets
+    then = np.empty(0 if len(state.starts) else len(words), np.uint64)
+    times = layout.table, state.starts, state.ends, state.dirty
     order: tuple[Any, ...] = program.rows, program.lengths, program.parts
-    refuse_overflow(replay(*rows, layout.links, layout.table, state.starts, state.ends, state.dirty, *order, then))
+    outcome = replay(words, np.array(layout.bounds, np.uint64), *times, *order, then)
+    words[:rows] -= layout.offsets
+    refuse_overflow(outcome)
 
 
 def program_for(pipeline: Pipeline, state: State) -> Program | None:

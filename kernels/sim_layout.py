@@ -10,7 +10,7 @@ import numpy as np
 U = np.uint64
 
 # a stage; what every firing touches fills the first two cache lines
-STAGE_WORDS = U(25)
+STAGE_WORDS = U(26)
 FIRED = U(0)  # firings that have ended
 KIND = U(1)  # the bits below
 FREE = U(2)  # end of the last firing: the stage is free from then on
@@ -19,7 +19,7 @@ SERVICE = U(4)  # offset of its service times in the table, the place in their p
 SERVICE_PHASE = U(5)
 SERVICE_STRIDE = U(6)  # words from one service time to the next, and in the period
 SERVICE_PERIOD = U(7)
-HISTORY = U(8)  # offset of its firings in starts and ends
+HISTORY = U(8)  # offset of its first firing in starts and ends; see HISTORY_STRIDE
 INPUTS = U(9)  # offset in the links of its input edges (rows), their number
 INPUT_COUNT = U(10)
 OUTPUTS = U(11)  # the same for its output edges
@@ -36,14 +36,16 @@ ASKED = U(21)  # 1 + the cycle in which it was ready for that port; 0: it has no
 GRANTED = U(22)  # 1 + the cycle in which it may start there; 0: not granted
 PORTS = U(23)  # as for inputs, its rotating ports
 PORT_COUNT = U(24)
+HISTORY_STRIDE = U(25)  # words from one firing to the next in starts and ends
 
 # bits of KIND
 BBS = U(1)
 EAGER = U(2)
 PORT = U(4)  # uses a port, of either kind
 PLAIN = U(8)  # bas, lazy, no port, and its times fit whatever happens
-QUICK = U(16)  # plain, with 1 or 2 inputs of one token each, 1 to 3 outputs, all single, among plain stages
-LINE = U(32)  # quick, with one input and one output
+FEW = U(16)  # plain, with 1 or 2 inputs and 1 to 3 outputs
+QUICK = U(32)  # few, and of each input a firing takes one token and gives it back at its start
+LINE = U(64)  # quick, with one input and one output, both single and among plain stages
 
 # an edge; what every firing touches fills the first cache line
 EDGE_WORDS = U(29)

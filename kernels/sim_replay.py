@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 import kernels.sim_layout as at
 from kernels.compiled import entry, inlined
-from kernels.sim_moves import ONE, ZERO, Flags, Word, Words, end, give_back, seen, start, take
-from kernels.sim_steady import alike, note, skip
+from kernels.sim_moves import ONE, ZERO, Flags, Word, Words, end, seen, start, take
+from kernels.sim_steady import EDGES, PORTS, alike, note, skip
 
 TWO = np.uint64(2)
 
@@ -42,7 +42,7 @@ def _run_of_lines(
         stages[s + at.FREE] = ended
         stages[s + at.FIRED] = k + ONE
         if history:
-            where = stages[s + at.HISTORY] + k
+            where = stages[s + at.HISTORY] + k * stages[s + at.HISTORY_STRIDE]
             starts[where] = begun
             ends[where] = ended
         s += at.STAGE_WORDS
@@ -57,27 +57,82 @@ def _slot(edges: Words, e: Word, k: Word) -> Word:
 
 
 @inlined
-def _fill(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
-    """Write token `k` to edge `e`, single, in `cycle`."""
+def _return_one(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
+    """Give token `k` of edge `e` back in `cycle`."""
     base, mask, peak = edges[e + at.SLOTS], edges[e + at.MASK], edges[e + at.PEAK]
-    if k >= peak and slots[base + ((k - peak) & mask)] > cycle + ONE:
-        edges[e + at.PEAK] = peak + ONE
-    slots[base + (k & mask)] = cycle + edges[e + at.LATENCY]
+    while (k + peak < edges[e + at.PUSHED]) & (slots[base + ((k + peak) & mask)] < cycle + edges[e + at.LATENCY]):
+        peak += ONE
+        edges[e + at.PEAK] = peak
+    slots[base + (k & mask)] = cycle + ONE
+    edges[e + at.RELEASED] = k + ONE
 
 
 @inlined
-def _quick(stages: Words, edges: Words, slots: Words, links: Words, table: Words, s: Word) -> Word:
-    """Fire a stage of kind QUICK; its start."""
+def _give_back(edges: Words, slots: Words, table: Words, e: Word, cycle: Word) -> None:
+    """Give back in `cycle` what the consumer's next firing gives back on edge `e`."""
+    base, mask, peak = edges[e + at.SLOTS], edges[e + at.MASK], edges[e + at.PEAK]
+    phase, token = edges[e + at.REL_PHASE], edges[e + at.RELEASED]
+    given = table[edges[e + at.REL_AT] + phase] + edges[e + at.REL_BASE]
+    phase += ONE
+    if phase == edges[e + at.REL_LAST] and edges[e + at.REL_LEFT]:
+        phase = edges[e + at.REL_FIRST]
+        edges[e + at.REL_LEFT] -= ONE
+        edges[e + at.REL_BASE] += edges[e + at.REL_STEP]
+    edges[e + at.REL_PHASE] = phase
+    if token == given:
+        return
+    pushed, before = edges[e + at.PUSHED], cycle + edges[e + at.LATENCY]
+    while token + peak < pushed and slots[base + ((token + peak) & mask)] < before:
+        peak += ONE
+        edges[e + at.PEAK] = peak
+    while token < given:
+        slots[base + (token & mask)] = cycle + ONE
+        token += ONE
+    edges[e + at.RELEASED] = given
+
+
+@inlined
+def _there(edges: Words, slots: Words, table: Words, e: Word, k: Word) -> Word:
+    """When firing `k` sees what it needs on edge `e`; on to the need of the firing after."""
+    if edges[e + at.TAKES_ONE]:
+        return slots[_slot(edges, e, k)]
+    time = seen(edges, slots, e) if edges[e + at.NEED] > edges[e + at.NEEDED] else ZERO
+    take(edges, table, e)
+    return time
+
+
+@inlined
+def _return(edges: Words, slots: Words, table: Words, e: Word, k: Word, begun: Word, ended: Word) -> None:
+    """Give back what firing `k` gives back on edge `e`."""
+    given = ended if edges[e + at.AT_END] else begun
+    if edges[e + at.GIVES_ONE]:
+        _return_one(edges, slots, e, k, given)
+    else:
+        _give_back(edges, slots, table, e, given)
+
+
+@inlined
+def _fill(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
+    """Write token `k` to edge `e` in `cycle`."""
+    base, mask, peak = edges[e + at.SLOTS], edges[e + at.MASK], edges[e + at.PEAK]
+    known = k if edges[e + at.SINGLE] else edges[e + at.RELEASED]
+    while (k - peak < known) & (slots[base + ((k - peak) & mask)] > cycle + ONE):
+        peak += ONE
+        edges[e + at.PEAK] = peak
+    slots[base + (k & mask)] = cycle + edges[e + at.LATENCY]
+    edges[e + at.PUSHED] = k + ONE
+
+
+@inlined
+def _few(stages: Words, edges: Words, slots: Words, links: Words, table: Words, s: Word) -> Word:
+    """Fire a stage of kind FEW; its start."""
     k = stages[s + at.FIRED]
     inputs, outputs = stages[s + at.INPUTS], stages[s + at.OUTPUTS]
     two_in, outs = stages[s + at.INPUT_COUNT] > ONE, stages[s + at.OUTPUT_COUNT]
-    here = _slot(edges, links[inputs], k)
-    begun = max(stages[s + at.FREE], slots[here])
+    here, there = links[inputs], links[inputs + stages[s + at.INPUT_COUNT] - ONE]
+    begun = max(stages[s + at.FREE], _there(edges, slots, table, here, k))
     if two_in:
-        there = _slot(edges, links[inputs + ONE], k)
-        begun = max(begun, slots[there])
-        slots[there] = begun + ONE
-    slots[here] = begun + ONE
+        begun = max(begun, _there(edges, slots, table, there, k))
     phase = stages[s + at.SERVICE_PHASE]
     done = begun + table[stages[s + at.SERVICE] + phase]
     phase += stages[s + at.SERVICE_STRIDE]
@@ -93,6 +148,9 @@ def _quick(stages: Words, edges: Words, slots: Words, links: Words, table: Words
         if outs > TWO:
             _fill(edges, slots, third, k, ended)
     _fill(edges, slots, first, k, ended)
+    _return(edges, slots, table, here, k, begun, ended)
+    if two_in:
+        _return(edges, slots, table, there, k, begun, ended)
     stages[s + at.BLOCKED] += ended - done
     stages[s + at.FREE] = ended
     stages[s + at.FIRED] = k + ONE
@@ -100,18 +158,14 @@ def _quick(stages: Words, edges: Words, slots: Words, links: Words, table: Words
 
 
 @inlined
-def _plain(stages: Words, edges: Words, slots: Words, links: Words, table: Words, dirty: Flags, s: Word) -> Word:
+def _plain(stages: Words, edges: Words, slots: Words, links: Words, table: Words, s: Word) -> Word:
     """Fire a stage of kind PLAIN; its start."""
     k = stages[s + at.FIRED]
     first_in, last_in = stages[s + at.INPUTS], stages[s + at.INPUTS] + stages[s + at.INPUT_COUNT]
     first_out, last_out = stages[s + at.OUTPUTS], stages[s + at.OUTPUTS] + stages[s + at.OUTPUT_COUNT]
     begun = stages[s + at.FREE]
     for i in range(first_in, last_in):
-        e = links[i]
-        if edges[e + at.TAKES_ONE]:
-            begun = max(begun, slots[edges[e + at.SLOTS] + (k & edges[e + at.MASK])])
-        elif edges[e + at.NEED] > edges[e + at.NEEDED]:
-            begun = max(begun, seen(edges, slots, e))
+        begun = max(begun, _there(edges, slots, table, links[i], k))
     phase = stages[s + at.SERVICE_PHASE]
     done = begun + table[stages[s + at.SERVICE] + phase]
     phase += stages[s + at.SERVICE_STRIDE]
@@ -119,71 +173,48 @@ def _plain(stages: Words, edges: Words, slots: Words, links: Words, table: Words
     ended = done
     for i in range(first_out, last_out):
         e = links[i]
-        ended = max(ended, slots[edges[e + at.SLOTS] + ((k - edges[e + at.DEPTH]) & edges[e + at.MASK])])
+        ended = max(ended, slots[_slot(edges, e, k - edges[e + at.DEPTH])])
     stages[s + at.BLOCKED] += ended - done
     for i in range(first_in, last_in):
-        e = links[i]
-        if not edges[e + at.TAKES_ONE]:
-            take(edges, table, e)
-        given = ended if edges[e + at.AT_END] else begun
-        if edges[e + at.GIVES_ONE]:
-            base, mask = edges[e + at.SLOTS], edges[e + at.MASK]
-            peak, before = edges[e + at.PEAK], given + edges[e + at.LATENCY]
-            while k + peak < edges[e + at.PUSHED] and slots[base + ((k + peak) & mask)] < before:
-                peak += ONE
-                edges[e + at.PEAK] = peak
-            slots[base + (k & mask)] = given + ONE
-            edges[e + at.RELEASED] = k + ONE
-        else:
-            give_back(edges, slots, table, dirty, e, given)
+        _return(edges, slots, table, links[i], k, begun, ended)
     for i in range(first_out, last_out):
-        e = links[i]
-        base, mask, peak = edges[e + at.SLOTS], edges[e + at.MASK], edges[e + at.PEAK]
-        known = edges[e + at.RELEASED] | (edges[e + at.SINGLE] * k)
-        while k >= peak and k - peak < known and slots[base + ((k - peak) & mask)] > ended + ONE:
-            peak += ONE
-            edges[e + at.PEAK] = peak
-        slots[base + (k & mask)] = ended + edges[e + at.LATENCY]
-        edges[e + at.PUSHED] = k + ONE
+        _fill(edges, slots, links[i], k, ended)
     stages[s + at.FREE] = ended
     stages[s + at.FIRED] = k + ONE
     return begun
 
 
 @inlined
-def _settle(stages: Words, edges: Words) -> None:
+def _settle(words: Words, bounds: Words) -> None:
     """Bring the counts of edges up to date that the quick ways have left behind."""
-    for e in range(ZERO, np.uint64(edges.size), at.EDGE_WORDS):
-        taken = stages[edges[e + at.DST] * at.STAGE_WORDS + at.FIRED]
-        edges[e + at.PUSHED] = stages[edges[e + at.SRC] * at.STAGE_WORDS + at.FIRED]
-        if edges[e + at.TAKES_ONE]:
-            edges[e + at.NEEDED] = edges[e + at.NEED_BASE] = taken
-            edges[e + at.NEED] = taken + ONE
-        if edges[e + at.GIVES_ONE]:
-            edges[e + at.RELEASED] = edges[e + at.REL_BASE] = taken
+    for e in range(bounds[EDGES], bounds[PORTS], at.EDGE_WORDS):
+        taken = words[words[e + at.DST] * at.STAGE_WORDS + at.FIRED]
+        words[e + at.PUSHED] = words[words[e + at.SRC] * at.STAGE_WORDS + at.FIRED]
+        if words[e + at.TAKES_ONE]:
+            words[e + at.NEEDED] = words[e + at.NEED_BASE] = taken
+            words[e + at.NEED] = taken + ONE
+        if words[e + at.GIVES_ONE]:
+            words[e + at.RELEASED] = words[e + at.REL_BASE] = taken
 
 
 @inlined
-def _between_looks(edges: Words, firings: Word) -> Word:
+def _between_looks(words: Words, bounds: Words, firings: Word) -> Word:
     """Periods of so many firings to let pass from one look at all slots to the next, lest looking costs more."""
-    words = ZERO
-    for e in range(ZERO, np.uint64(edges.size), at.EDGE_WORDS):
-        words += edges[e + at.DEPTH]
-    return ONE + words // (np.uint64(8) * firings)
+    depth = ZERO
+    for e in range(bounds[EDGES], bounds[PORTS], at.EDGE_WORDS):
+        depth += words[e + at.DEPTH]
+    return ONE + depth // (np.uint64(8) * firings)
 
 
 _WORDS = "uint64[::1]"
 
 
 @entry(
-    f"int64({', '.join([_WORDS] * 8)}, uint8[::1], uint32[::1], uint32[::1], int64[:, ::1], {_WORDS})", family="sim_"
+    f"int64({', '.join([_WORDS] * 5)}, uint8[::1], uint32[::1], uint32[::1], int64[:, ::1], {_WORDS})", family="sim_"
 )
 def replay(
-    stages: Words,
-    edges: Words,
-    ports: Words,
-    slots: Words,
-    links: Words,
+    words: Words,
+    bounds: Words,
     table: Words,
     starts: Words,
     ends: Words,
@@ -196,51 +227,54 @@ def replay(
     """Run a pipeline whose order of firings is known; see `sim_walk.walk` for what is not told here.
 
     Args:
+        words: stages, edges, ports, links and slots one behind the other, all offsets counted from its beginning: one
+            array leaves the compiled loop with registers for other things.
+        bounds: where edges, ports and links begin.
         rows, lengths: stage rows in the order in which they fire; for stages of kind LINE, how many of them in a row.
         parts: (first, last, repeats) of stretches of `rows`, shape (n, 3).
-        then: scratch as long as stages, edges, ports and slots together, for finding the steady state and skipping
-            what repeats itself; of length 0 if every firing is to be gone through.
+        then: scratch as long as `words`, for finding the steady state and skipping what repeats itself; of length 0 if
+            every firing is to be gone through.
     """
     history = starts.size > 0
     for part in range(parts.shape[0]):
         first, last, repeats = np.uint64(parts[part, 0]), np.uint64(parts[part, 1]), np.uint64(parts[part, 2])
         done = since = next_note = ZERO
         looks = then.size > 0 and repeats > ONE
-        every = _between_looks(edges, last - first)
+        every = _between_looks(words, bounds, last - first)
         while done < repeats:
             if looks and since % every == ZERO:
-                if since > ZERO and alike(stages, edges, ports, slots, links, then):
+                if since > ZERO and alike(words, bounds, then):
                     times = (repeats - done) // since
-                    if not skip(stages, edges, ports, slots, then, times):
+                    if not skip(words, bounds, then, times):
                         return at.OVERFLOW
                     done += times * since
                     looks = False
                     continue
                 if since >= next_note:
-                    note(stages, edges, ports, slots, then)
+                    note(words, then)
                     next_note = since + max(since, every)
                     since = ZERO
             for x in range(first, last):
                 s = np.uint64(rows[x])
-                kind = stages[s + at.KIND]
+                kind = words[s + at.KIND]
                 if kind & at.LINE:
-                    _run_of_lines(stages, edges, slots, table, starts, ends, s, np.uint64(lengths[x]))
+                    _run_of_lines(words, words, words, table, starts, ends, s, np.uint64(lengths[x]))
                     continue
-                if kind & at.QUICK:
-                    begun = _quick(stages, edges, slots, links, table, s)
+                if kind & at.FEW:
+                    begun = _few(words, words, words, words, table, s)
                 elif kind & at.PLAIN:
-                    begun = _plain(stages, edges, slots, links, table, dirty, s)
+                    begun = _plain(words, words, words, words, table, s)
                 else:
                     stage = s // at.STAGE_WORDS
-                    start(stages, edges, ports, slots, links, table, dirty, stage)
-                    begun = stages[s + at.START]
-                    if end(stages, edges, slots, links, table, dirty, stage) == at.OVERFLOW:
+                    start(words, words, words, words, words, table, dirty, stage)
+                    begun = words[s + at.START]
+                    if end(words, words, words, words, table, dirty, stage) == at.OVERFLOW:
                         return at.OVERFLOW
                 if history:
-                    where = stages[s + at.HISTORY] + stages[s + at.FIRED] - ONE
+                    where = words[s + at.HISTORY] + (words[s + at.FIRED] - ONE) * words[s + at.HISTORY_STRIDE]
                     starts[where] = begun
-                    ends[where] = stages[s + at.FREE]
+                    ends[where] = words[s + at.FREE]
             done += ONE
             since += ONE
-    _settle(stages, edges)
+    _settle(words, bounds)
     return at.STILL

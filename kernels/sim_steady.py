@@ -3,6 +3,8 @@
 What is to come depends on the times of stages, ports and slots relative to one another only. Where these come back to
 what they were a number of periods before, everything since repeats itself, shifted. A time that can hold nobody up any
 more (a slot free before its writer is, a token seen before its reader is free) counts as no time at all.
+
+`words` is the one array of `sim_replay.replay`, `bounds` says where in it what begins.
 """
 
 from __future__ import annotations
@@ -13,89 +15,80 @@ import kernels.sim_layout as at
 from kernels.compiled import inlined
 from kernels.sim_moves import LIMIT, ONE, ZERO, Word, Words
 
-
-@inlined
-def note(stages: Words, edges: Words, ports: Words, slots: Words, then: Words) -> None:
-    """Copy the state to `then`, one array after another."""
-    where = ZERO
-    for words in (stages, edges, ports, slots):
-        for i in range(np.uint64(words.size)):
-            then[where] = words[i]
-            where += ONE
+EDGES, PORTS, LINKS = np.uint64(0), np.uint64(1), np.uint64(2)  # of the bounds; stages come first
 
 
 @inlined
-def _released(stages: Words, edges: Words, e: Word) -> Word:
+def note(words: Words, then: Words) -> None:
+    """Copy the state to `then`."""
+    for i in range(np.uint64(words.size)):
+        then[i] = words[i]
+
+
+@inlined
+def _released(words: Words, e: Word) -> Word:
     """Tokens given back on edge `e`, between firings."""
-    if edges[e + at.GIVES_ONE]:
-        return stages[edges[e + at.DST] * at.STAGE_WORDS + at.FIRED]
-    return edges[e + at.RELEASED]
+    if words[e + at.GIVES_ONE]:
+        return words[words[e + at.DST] * at.STAGE_WORDS + at.FIRED]
+    return words[e + at.RELEASED]
 
 
 @inlined
-def _ports_alike(stages: Words, ports: Words, links: Words, then: Words, old_ports: Word) -> bool:
+def _ports_alike(words: Words, bounds: Words, then: Words) -> bool:
     """Whether every port has moved on as its members have."""
-    for p in range(ZERO, np.uint64(ports.size), at.PORT_WORDS):
-        shift = ports[p + at.FREE_AT] - then[old_ports + p + at.FREE_AT]
-        for i in range(ports[p + at.MEMBERS], ports[p + at.MEMBERS] + ports[p + at.MEMBER_COUNT]):
-            s = links[i] * at.STAGE_WORDS
-            if stages[s + at.FIRED] > then[s + at.FIRED] and stages[s + at.FREE] - then[s + at.FREE] != shift:
+    for p in range(bounds[PORTS], bounds[LINKS], at.PORT_WORDS):
+        shift = words[p + at.FREE_AT] - then[p + at.FREE_AT]
+        for i in range(words[p + at.MEMBERS], words[p + at.MEMBERS] + words[p + at.MEMBER_COUNT]):
+            s = words[i] * at.STAGE_WORDS
+            if words[s + at.FIRED] > then[s + at.FIRED] and words[s + at.FREE] - then[s + at.FREE] != shift:
                 return False
     return True
 
 
 @inlined
-def alike(stages: Words, edges: Words, ports: Words, slots: Words, links: Words, then: Words) -> bool:
+def alike(words: Words, bounds: Words, then: Words) -> bool:
     """Whether the state is the state `then`, all times moved on; the counts are known to have."""
-    old_edges = np.uint64(stages.size)
-    old_ports = old_edges + np.uint64(edges.size)
-    old_slots = old_ports + np.uint64(ports.size)
-    for s in range(ZERO, np.uint64(stages.size), at.STAGE_WORDS):
-        if stages[s + at.SERVICE_PHASE] != then[s + at.SERVICE_PHASE]:
+    for s in range(ZERO, bounds[EDGES], at.STAGE_WORDS):
+        if words[s + at.SERVICE_PHASE] != then[s + at.SERVICE_PHASE]:
             return False
-    for e in range(ZERO, np.uint64(edges.size), at.EDGE_WORDS):
-        src, dst = edges[e + at.SRC] * at.STAGE_WORDS, edges[e + at.DST] * at.STAGE_WORDS
-        pushed, pushed_then = stages[src + at.FIRED], then[src + at.FIRED]
+    for e in range(bounds[EDGES], bounds[PORTS], at.EDGE_WORDS):
+        src, dst = words[e + at.SRC] * at.STAGE_WORDS, words[e + at.DST] * at.STAGE_WORDS
+        pushed, pushed_then = words[src + at.FIRED], then[src + at.FIRED]
         if pushed == pushed_then:
             continue
-        writer, reader = stages[src + at.FREE], stages[dst + at.FREE]
+        writer, reader = words[src + at.FREE], words[dst + at.FREE]
         shift = writer - then[src + at.FREE]
         if reader - then[dst + at.FREE] != shift:
             return False
-        base, mask = edges[e + at.SLOTS], edges[e + at.MASK]
-        given_back = _released(stages, edges, e)
-        for back in range(ONE, min(edges[e + at.DEPTH], pushed) + ONE):
+        base, mask = words[e + at.SLOTS], words[e + at.MASK]
+        given_back = _released(words, e)
+        for back in range(ONE, min(words[e + at.DEPTH], pushed) + ONE):
             bound = writer if pushed - back < given_back else reader
-            time = max(bound, slots[base + ((pushed - back) & mask)])
+            time = max(bound, words[base + ((pushed - back) & mask)])
             before = bound - shift
             if back <= pushed_then:
-                before = max(before, then[old_slots + base + ((pushed_then - back) & mask)])
+                before = max(before, then[base + ((pushed_then - back) & mask)])
             if time - shift != before:
                 return False
-    return bool(_ports_alike(stages, ports, links, then, old_ports))
+    return bool(_ports_alike(words, bounds, then))
 
 
 @inlined
-def skip(stages: Words, edges: Words, ports: Words, slots: Words, then: Words, times: Word) -> bool:
+def skip(words: Words, bounds: Words, then: Words, times: Word) -> bool:
     """Move the state on by `times` times what has changed since `then`; False where a time would pass the limit."""
-    old_edges = np.uint64(stages.size)
-    old_ports = old_edges + np.uint64(edges.size)
-    old_slots = old_ports + np.uint64(ports.size)
-    for s in range(ZERO, np.uint64(stages.size), at.STAGE_WORDS):
-        shift = stages[s + at.FREE] - then[s + at.FREE]
-        if shift and times > (LIMIT - stages[s + at.FREE]) // shift:
+    for s in range(ZERO, bounds[EDGES], at.STAGE_WORDS):
+        shift = words[s + at.FREE] - then[s + at.FREE]
+        if shift and times > (LIMIT - words[s + at.FREE]) // shift:
             return False
-    for e in range(ZERO, np.uint64(edges.size), at.EDGE_WORDS):
-        src = edges[e + at.SRC] * at.STAGE_WORDS
-        base, mask, pushed = edges[e + at.SLOTS], edges[e + at.MASK], stages[src + at.FIRED]
-        moved, shift = times * (pushed - then[src + at.FIRED]), times * (stages[src + at.FREE] - then[src + at.FREE])
+    for e in range(bounds[EDGES], bounds[PORTS], at.EDGE_WORDS):
+        src = words[e + at.SRC] * at.STAGE_WORDS
+        base, mask, pushed = words[e + at.SLOTS], words[e + at.MASK], words[src + at.FIRED]
+        moved, shift = times * (pushed - then[src + at.FIRED]), times * (words[src + at.FREE] - then[src + at.FREE])
         if moved:
             for i in range(base, base + mask + ONE):
-                then[old_slots + i] = slots[i]
+                then[i] = words[i]
             for back in range(ONE, min(mask + ONE, pushed) + ONE):
-                slots[base + ((pushed + moved - back) & mask)] = (
-                    then[old_slots + base + ((pushed - back) & mask)] + shift
-                )
+                words[base + ((pushed + moved - back) & mask)] = then[base + ((pushed - back) & mask)] + shift
         for field in (
             at.PUSHED,
             at.RELEASED,
@@ -106,10 +99,10 @@ def skip(stages: Words, edges: Words, ports: Words, slots: Words, then: Words, t
             at.NEED_LEFT,
             at.REL_LEFT,
         ):
-            edges[e + field] += times * (edges[e + field] - then[old_edges + e + field])
-    for s in range(ZERO, np.uint64(stages.size), at.STAGE_WORDS):
+            words[e + field] += times * (words[e + field] - then[e + field])
+    for s in range(ZERO, bounds[EDGES], at.STAGE_WORDS):
         for field in (at.FIRED, at.FREE, at.BLOCKED, at.WAITED):
-            stages[s + field] += times * (stages[s + field] - then[s + field])
-    for p in range(ZERO, np.uint64(ports.size), at.PORT_WORDS):
-        ports[p + at.FREE_AT] += times * (ports[p + at.FREE_AT] - then[old_ports + p + at.FREE_AT])
+            words[s + field] += times * (words[s + field] - then[s + field])
+    for p in range(bounds[PORTS], bounds[LINKS], at.PORT_WORDS):
+        words[p + at.FREE_AT] += times * (words[p + at.FREE_AT] - then[p + at.FREE_AT])
     return True

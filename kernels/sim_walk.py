@@ -34,7 +34,7 @@ def _sweep(
         dirty[stage] = 0
         s = stage * at.STAGE_WORDS
         while stages[s + at.FIRED] < stages[s + at.FIRINGS]:
-            where = stages[s + at.HISTORY] + stages[s + at.FIRED]
+            where = stages[s + at.HISTORY] + stages[s + at.FIRED] * stages[s + at.HISTORY_STRIDE]
             if not stages[s + at.AT_WORK]:
                 if not start(stages, edges, ports, slots, links, table, dirty, stage):
                     break

@@ -98,8 +98,8 @@ FAULTS = {
     "a join gives one slot back too early": (
         "sim_replay",
         PLAIN,
-        "slots[there] = begun + ONE",
-        "slots[there] = begun",
+        "slots[base + (k & mask)] = cycle + ONE\n    edges[e + at.RELEASED]",
+        "slots[base + (k & mask)] = cycle\n    edges[e + at.RELEASED]",
     ),
     "a fork waits for one output alone": (
         "sim_replay",
