@@ -1,12 +1,13 @@
-"""Pictures of a study: its Pareto front among all trials, and its hypervolume as the trials went on."""
+"""Pictures of a study: its Pareto front, its progress, which parameters matter, and what the front has in common."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas.importance import importances
 from nas.pareto import finished, front, hypervolume_history
 from vit.errors import InputError, require_choice
 from vit.files import written_aside
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 SIZE, DPI = (6.4, 4.2), 150
+CHOICES = 8  # values of a column that are shown each on its own; more are a range
 FRONT, DOMINATED = "#1f6f8b", "#b8c4c9"
 
 
@@ -67,10 +69,70 @@ def plot_hypervolume(study: Study, path: str | Path | None = None) -> Figure:
     return _written(figure, path)
 
 
-def _figure() -> Figure:
+def plot_importances(study: Study, path: str | Path | None = None) -> Figure:
+    """How much of the variance of each objective each parameter explains: one group of bars a parameter."""
+    shares = importances(study)
+    figure = _figure()
+    axes = figure.add_subplot()
+    parameters = list(dict.fromkeys(name for found in shares.values() for name in found))
+    height = 0.8 / max(1, len(shares))
+    for i, (objective, found) in enumerate(shares.items()):
+        places = np.arange(len(parameters)) + i * height
+        axes.barh(places, [found[name] for name in parameters], height, label=objective)
+    axes.set_yticks(np.arange(len(parameters)) + 0.4 - height / 2, parameters)
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the variance", xlim=(0, 1), title="Parameter importances")
+    axes.grid(alpha=0.25, axis="x")
+    if shares:
+        axes.legend(frameon=False)
+    return _written(figure, path)
+
+
+def plot_parallel(study: Study, path: str | Path | None = None) -> Figure:
+    """Every finished trial as a line over its parameters and its objectives; those of the front in colour, on top."""
+    trials, best = finished(study), {trial.number for trial in front(study)}
+    objectives = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
+    parameters = list(trials[0].params) if trials else []
+    columns = [[trial.params[name] for trial in trials] for name in parameters]
+    columns += [[trial.values[i] for trial in trials] for i in range(len(objectives))]
+    scales = [_Scale(column) for column in columns]
+    heights = np.array([scale.heights for scale in scales]).reshape(len(scales), len(trials)).T
+    figure = _figure(width=max(SIZE[0], 1.1 * (len(parameters) + len(objectives))))
+    axes = figure.add_subplot()
+    for trial, line in zip(trials, heights, strict=True):
+        on_front = trial.number in best
+        axes.plot(line, color=FRONT if on_front else DOMINATED, lw=1.6 if on_front else 0.8, zorder=2 + on_front)
+    for x, scale in enumerate(scales):
+        axes.axvline(x, color="black", lw=0.6)
+        for height, text in scale.ticks:
+            axes.text(x + 0.03, height, text, fontsize=7, va="center", zorder=4)
+    if trials:
+        axes.set_xticks(range(len(columns)), [*parameters, *objectives], rotation=30, ha="right")
+    axes.set(yticks=[], ylim=(-0.05, 1.05), title="Candidates of the search, the front in colour")
+    return _written(figure, path)
+
+
+class _Scale:
+    """Values of one column between 0 and 1: numbers of an objective evenly, choices each on a place of its own."""
+
+    def __init__(self, values: list[Any]) -> None:
+        distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
+        if len(distinct) > CHOICES and not any(isinstance(value, str) for value in distinct):
+            low, high = float(distinct[0]), float(distinct[-1])
+            self.heights = [(value - low) / (high - low) for value in values]
+            self.ticks = [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")]
+            return
+        places = {value: i / max(1, len(distinct) - 1) for i, value in enumerate(distinct)}
+        self.heights = [places[value] for value in values]
+        self.ticks = [
+            (height, f"{value:.4g}" if isinstance(value, float) else str(value)) for value, height in places.items()
+        ]
+
+
+def _figure(width: float = SIZE[0]) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=SIZE, dpi=DPI, layout="constrained")  # no pyplot: nothing global, no display
+    return Figure(figsize=(width, SIZE[1]), dpi=DPI, layout="constrained")  # no pyplot: nothing global, no display
 
 
 def _written(figure: Figure, path: str | Path | None) -> Figure:

@@ -17,6 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from nas.costs import TRAINED
+from nas.crew import helpers
 from nas.pareto import ended
 from nas.space import SearchSpace
 from nas.stopping import Stopper
@@ -51,6 +52,7 @@ def search(
     sampler: str | Callable[[int], BaseSampler] = "cost-aware",
     device: str | torch.device = "cpu",
     stopping: Stopper | None = None,
+    workers: int = 1,
     progress: Callable[[Progress], None] | None = None,
 ) -> Study:
     """Search the space until `trials` trials of the study have ended, and return it.
@@ -76,7 +78,8 @@ def search(
             anew for every trial, so that a resumed study draws what it would have drawn.
         device: where to train.
         stopping: gives up trainings that lead nowhere, as nas.FrontStopper does; None trains all to their end.
-        progress: called after every epoch and every trial.
+        workers: processes on this machine, this one included; more than one need a storage.
+        progress: called after every epoch and every trial of this process.
 
     Returns:
         The optuna.Study, multi-objective if there are several, with `metric_names` set to the objectives.
@@ -90,7 +93,29 @@ def search(
     require_int("trials", trials)
     if stopping is not None and not set(TRAINED) & set(objectives):
         raise InputError("stopping", stopping, "given only where accuracy is an objective")
+    if require_int("workers", workers) > 1 and storage is None:
+        raise InputError("workers", workers, "1 without a storage", "a study in memory cannot be shared")
     study = _open_study(task, storage, {"stopping": None if stopping is None else stopping.settings()})
+    if workers == 1:
+        _work(study, task, storage, trials, stopping, progress)
+        return study
+    same: dict[str, Any] = {"space": space, "hardware": hardware, "objectives": objectives, "constraints": constraints}
+    same |= {"trials": trials, "storage": storage, "seed": seed, "recipe": task.recipe, "sampler": sampler}
+    same |= {"device": device, "stopping": stopping}
+    with helpers(workers - 1, search, data, same):
+        _work(study, task, storage, trials, stopping, progress)
+    return study
+
+
+def _work(
+    study: Study,
+    task: Task,
+    storage: str | Path | None,
+    trials: int,
+    stopping: Stopper | None,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    """Run trials, as one worker among others perhaps, until the study has all."""
     with working(storage) as worker:
         while True:
             with turn(storage):
@@ -98,7 +123,7 @@ def search(
                 done = len(ended(study))
                 running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
                 if done >= trials:
-                    return study
+                    return
                 if done + running < trials:
                     study.sampler = task.sampler(done + running)
                     trial = study.ask(task.distributions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import optuna
@@ -33,6 +33,7 @@ class Progress:
         epoch, epochs: epochs of its training that are finished, and how many there will be.
         values: {objective: value} once the trial is finished, else None.
         stopped: whether the trial ended before its last epoch.
+        study: for a look at what was found so far.
     """
 
     done: int
@@ -42,6 +43,7 @@ class Progress:
     epochs: int
     values: dict[str, float] | None = None
     stopped: bool = False
+    study: Study | None = field(default=None, repr=False, compare=False)
 
 
 class Stopped(Exception):
@@ -63,7 +65,7 @@ def run_trial(
     def tell(epoch: int, values: dict[str, float] | None = None, stopped: bool = False) -> None:
         if progress is not None:
             ends = values is not None or stopped
-            progress(Progress(done + ends, total, params, epoch, epochs, values, stopped))
+            progress(Progress(done + ends, total, params, epoch, epochs, values, stopped, study))
 
     found = dict(task.costs(params))
     training = Training(study, task, params, stopping, tell)

@@ -1,8 +1,13 @@
 from pathlib import Path
 
+import numpy as np
+import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.trial import create_trial
 
-from nas import plot_front, plot_hypervolume
+from nas import importances, plot_front, plot_hypervolume, plot_importances, plot_parallel
+from nas.plots import DOMINATED, FRONT
 from tests.nas.test_winner import STUDY, study_of
 from vit import InputError
 
@@ -26,8 +31,8 @@ def test_hypervolume_ends_at_one(tmp_path: Path) -> None:
 
 
 def test_a_study_without_trials_makes_empty_pictures() -> None:
-    plot_front(study_of())
-    plot_hypervolume(study_of())
+    for plot in (plot_front, plot_hypervolume, plot_importances, plot_parallel):
+        plot(study_of())
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
@@ -38,3 +43,37 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="output"):
         plot_front(STUDY, tmp_path / "file" / "front.png")
+
+
+def spread_study() -> optuna.Study:
+    space = {"width": IntDistribution(1, 30), "kind": CategoricalDistribution(["a", "b"])}
+    study = study_of(names=("accuracy", "params", "cycles"))
+    for i in range(24):
+        params = {"width": 1 + 7 * i % 30, "kind": "ab"[i % 2]}
+        values = (params["width"] / 40 + 0.1 * (params["kind"] == "b"), 10.0 * params["width"], 5.0)
+        study.add_trial(create_trial(values=values, params=params, distributions=space))
+    return study
+
+
+def test_importances_are_shares_and_name_what_matters(tmp_path: Path) -> None:
+    study = spread_study()
+    found = importances(study)
+    assert list(found) == ["accuracy", "params"]  # cycles do not vary
+    assert all(sum(shares.values()) == pytest.approx(1) for shares in found.values())
+    assert found["params"]["width"] > 0.9
+    assert importances(study) == found
+    figure = plot_importances(study, tmp_path / "importances.png")
+    assert len(figure.axes[0].patches) == 4
+    assert importances(study_of((0.9, 10, 5), (0.8, 5, 5))) == {}
+
+
+def test_parallel_lines_have_a_scale_each(tmp_path: Path) -> None:
+    study = spread_study()
+    figure = plot_parallel(study, tmp_path / "parallel.png")
+    lines = figure.axes[0].lines[:24]
+    assert all(len(line.get_xdata()) == 5 for line in lines)
+    heights = np.array([line.get_ydata() for line in lines])
+    assert heights.min() == 0
+    assert heights.max() == 1
+    assert {line.get_color() for line in lines} == {FRONT, DOMINATED}
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()][:3] == ["width", "kind", "accuracy"]

@@ -220,6 +220,8 @@ def test_costs_alone_need_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"constraints": ["params = 10"]}, "constraints"),
         ({"sampler": "tpee"}, "sampler"),
         ({"trials": 0}, "trials"),
+        ({"workers": 0}, "workers"),
+        ({"workers": 2}, "workers"),  # without a storage
         ({"seed": -1}, "seed"),
         ({"storage": 3}, "storage"),
         ({"storage": "postgresql://host/db"}, "storage"),

@@ -67,7 +67,12 @@ def test_search_exports_what_train_takes(told, place):
     result = told("search", *flags, "--export", str(best))
     assert result["trials"] == 2
     assert json.loads((place / "search" / "front.json").read_text()) == result
-    assert {path.name for path in (place / "search").glob("*.png")} == {"front.png", "progress.png"}
+    assert {path.name for path in (place / "search").glob("*.png")} == {
+        "front.png",
+        "importances.png",
+        "parallel.png",
+        "progress.png",
+    }
     assert result["front"]
     again = told("search", *flags, "--export", str(best))
     assert again == result

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from tilevit.commands.options import Data, Device, Fresh, HardwareName, Json, Seed, ValFraction, listed, output_file
-from tilevit.console import emit_json, progress, say, table
+from tilevit.commands.search_view import live_front, show_front
+from tilevit.console import emit_json, say
 from vit.errors import InputError
 from vit.recipe import VAL_FRACTION
 
@@ -29,9 +30,13 @@ def search(
     constraint: Annotated[
         list[str] | None, typer.Option(help='A bound such as "cycles <= 20000"; may be repeated.')
     ] = None,
-    trials: Annotated[int, typer.Option(help="Finished trials the study shall have.", min=1)] = 32,
+    trials: Annotated[int, typer.Option(help="Candidates the study shall try.", min=1)] = 32,
     epochs: Annotated[int, typer.Option(help="Epochs a candidate is trained.", min=1)] = 8,
     sampler: Annotated[str, typer.Option(help="cost-aware, tpe, nsga2 or random.")] = "cost-aware",
+    early_stopping: Annotated[
+        bool, typer.Option("--early-stopping", help="Stop trainings that cannot reach the front any more.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Processes on this machine that share the study.", min=1)] = 1,
     hardware: HardwareName = "zcu104",
     out: Annotated[Path, typer.Option(help="Folder for the study, the front and its pictures.")] = Path(
         "outputs/search"
@@ -52,10 +57,11 @@ def search(
 ) -> None:
     """Search architectures; the study persists and goes on with the same command. Shows the Pareto front.
 
-    The folder then holds the study, front.json, front.png and progress.png (the hypervolume after each trial).
+    The folder then holds the study, front.json, and as pictures the front, the hypervolume after each trial
+    (progress.png), the parameter importances, and all candidates in parallel coordinates.
     """
     import nas
-    from nas.pareto import finished
+    from nas.pareto import ended, finished
     from vit import Recipe, load_data
     from vit.files import write_json
 
@@ -71,12 +77,7 @@ def search(
         else nas.SearchSpace.for_image(splits.image_size, splits.in_channels, splits.num_classes)
     )
     names = listed("objectives", objectives)
-    with progress("search", trials * epochs) as tick:
-
-        def show(state: Any) -> None:
-            if state.values is None:
-                tick(f"trial {state.done + 1}/{state.total}")
-
+    with live_front(trials, epochs) as show:
         study = nas.search(
             places,
             splits,
@@ -89,11 +90,15 @@ def search(
             recipe=Recipe.for_data(splits.name, epochs=epochs, seed=seed),
             sampler=sampler,
             device=device,
+            stopping=nas.FrontStopper() if early_stopping else None,
+            workers=workers,
             progress=show,
         )
     best = nas.front(study)
     result: dict[str, Any] = {
         "trials": len(finished(study)),
+        "stopped": len(ended(study)) - len(finished(study)),
+        "epochs": nas.epochs_trained(study),
         "front": [{"params": dict(trial.params), **dict(zip(names, trial.values, strict=True))} for trial in best],
     }
     if "accuracy" in names:
@@ -108,11 +113,12 @@ def search(
     if len(names) > 1:
         nas.plot_front(study, out / "front.png")
         nas.plot_hypervolume(study, out / "progress.png")
+    nas.plot_importances(study, out / "importances.png")
+    nas.plot_parallel(study, out / "parallel.png")
     if json:
         emit_json(result)
         return
-    rows = [[*trial.values, " ".join(f"{k}={v}" for k, v in trial.params.items())] for trial in best]
-    table(f"Pareto front of {result['trials']} trials", [*names, "candidate"], rows)
+    show_front(study)
 
 
 def _export(path: Path, model: dict[str, Any], streaming: dict[str, Any]) -> None:

@@ -1,0 +1,122 @@
+"""`tilevit search`: what it shows, what it leaves behind, and how it goes on."""
+
+import io
+import json
+import warnings
+
+import optuna
+import pytest
+import torch
+from optuna.distributions import IntDistribution
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+
+from nas import Progress
+from tilevit.cli import _exit_code
+from tilevit.commands.search_view import front_table, live_front
+
+SPACE = """
+[choices]
+dim = [4, 8, 12]
+depth = [1, 2]
+[fixed]
+image_size = 8
+patch_size = 4
+in_channels = 1
+heads = 2
+"""
+
+
+def study_of(*values: tuple[float, float]) -> optuna.Study:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls them experimental
+        study.set_metric_names(["accuracy", "params"])
+    for i, row in enumerate(values):
+        study.add_trial(create_trial(values=row, params={"dim": i}, distributions={"dim": IntDistribution(0, 99)}))
+    return study
+
+
+def text_of(renderable: object) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_the_table_shows_the_front_alone_the_most_accurate_first() -> None:
+    study = study_of((0.5, 10), (0.9, 40), (0.4, 30), (0.7, 20))
+    study.add_trial(create_trial(state=TrialState.PRUNED))
+    text = text_of(front_table(study))
+    assert "Pareto front of 4 trials, 1 more stopped early" in " ".join(text.split())
+    places = [text.index(part) for part in ("90.00 %", "70.00 %", "50.00 %")]
+    assert places == sorted(places)
+    assert "40.00 %" not in text
+    assert "and 2 more" in text_of(front_table(study, rows=1))
+
+
+def test_the_front_grows_while_the_search_runs() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    study = study_of((0.5, 10))
+    with live_front(2, 3, console) as show:
+        show(Progress(0, 2, {"dim": 0}, 1, 3))
+        show(Progress(1, 2, {"dim": 0}, 3, 3, {"accuracy": 0.5, "params": 10}, study=study))
+        show(Progress(2, 2, {"dim": 1}, 2, 3, stopped=True, study=study))
+    shown = console.file.getvalue()
+    assert "trial 1/2" in shown
+    assert "trial 2/2" in shown
+    assert "50.00 %" in shown
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # more only wait for one another on networks this small
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def searched(tmp_path, capsys):
+    """Run the search in one folder with --json; the result."""
+    (tmp_path / "space.toml").write_text(SPACE)
+
+    def run(*options: str, epochs: int = 1):
+        capsys.readouterr()
+        flags = [
+            "--space",
+            str(tmp_path / "space.toml"),
+            "--epochs",
+            str(epochs),
+            "--out",
+            str(tmp_path / "out"),
+            "--json",
+        ]
+        code = _exit_code(["search", *flags, *options])
+        told = capsys.readouterr()
+        return json.loads(told.out) if code == 0 else told.err
+
+    return run
+
+
+def test_it_leaves_pictures_and_goes_on(searched, tmp_path) -> None:
+    first = searched("--trials", "2")
+    assert (first["trials"], first["stopped"], first["epochs"]) == (2, 0, 2)
+    for name in ("front", "progress", "importances", "parallel"):
+        assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert searched("--trials", "2", "--resume") == first
+    more = searched("--trials", "4")
+    assert (more["trials"], more["epochs"]) == (4, 4)
+    assert "--fresh starts over" in searched("--trials", "4", "--no-resume")
+    assert "stopping is null there" in searched("--trials", "4", "--early-stopping")
+    assert searched("--trials", "4", "--fresh") == more
+
+
+def test_stopped_candidates_are_counted_apart(searched) -> None:
+    result = searched("--trials", "4", "--early-stopping", epochs=2)
+    assert result["trials"] + result["stopped"] == 4
+    assert result["epochs"] <= 8
+
+
+def test_two_processes_share_the_study(searched) -> None:
+    result = searched("--trials", "4", "--workers", "2")
+    assert result["trials"] == 4
