@@ -14,10 +14,13 @@ import kernels.sim_layout as at
 from fifo_sim.parts import EACH_ITS_OWN
 from fifo_sim.pattern import LARGEST, Pattern
 from fifo_sim.pipeline import Pipeline
+from vit.errors import InputError
 
 PAGE, LINE = 512, 8  # words; long sequences begin a cache line apart, lest all meet in one set of the cache
 ENDLESS = 2**61  # more than any run does or holds
 HUGE = 1 << 19  # words from which on numpy asks for large pages, which cost less to touch for the first time
+MOST_SLOTS = 1 << 28  # of all FIFOs together: 2 GiB
+MOST_TIMES = 1 << 28  # firings whose start and end are kept: 4 GiB
 Words = npt.NDArray[np.uint64]
 
 
@@ -71,12 +74,18 @@ class Layout:
 
         The times lie stage by stage, or with `together`, where the stages fire about equally often, tile by tile: a
         run then writes to few places at a time.
+
+        Raises:
+            InputError: too many slots or firings to be kept in memory.
         """
         bounds = self.bounds
         writes = self.stages[self.edges[:, at.SRC].astype(np.int64), at.FIRINGS]
         depth = np.minimum(np.asarray(depths, dtype=np.uint64), writes)
         sizes = _power_of_two(depth)
-        words = np.zeros(bounds[-1] + int(sizes.sum()), np.uint64)
+        slots = sum(sizes.tolist())
+        if slots > MOST_SLOTS:
+            raise InputError("depth", f"{slots} slots in all", f"at most {MOST_SLOTS}, each FIFO's a power of two")
+        words = np.zeros(bounds[-1] + slots, np.uint64)
         words[: bounds[-1]] = self._words
         stages = words[: bounds[0]].reshape(self.stages.shape)
         edges = words[bounds[0] : bounds[1]].reshape(self.edges.shape)
@@ -84,6 +93,9 @@ class Layout:
         edges[:, at.DEPTH], edges[:, at.MASK] = depth, sizes - np.uint64(1)
         edges[:, at.SLOTS] = np.cumsum(sizes) - sizes
         firings = self._place_history(stages, together) if history else 0
+        if firings > MOST_TIMES:
+            allowed = f"at most {MOST_TIMES} with the times of all"
+            raise InputError("tiles", f"{firings} firings in all", allowed, "simulate without history")
         times = np.empty(max(2 * firings, HUGE if firings > PAGE else 0), np.uint64)
         starts, ends = times[:firings], times[firings : 2 * firings]
         flags = np.ones(len(stages), np.uint8)

@@ -123,3 +123,12 @@ def test_memory_follows_the_fifos():
     state = layout.state(pipeline.depths, history=False)
     held = [*vars(state).values(), *vars(layout).values()]
     assert sum(array.nbytes for array in held if isinstance(array, np.ndarray)) < 4096
+
+
+def test_refuses_what_no_memory_holds():
+    stages = [Stage("a"), Stage("b")]
+    with pytest.raises(InputError, match="firings in all': allowed is at most 268435456"):
+        simulate(Pipeline(10**12, stages, [Edge("a", "b", 1)]))
+    deep = Pipeline(10**12, stages, [Edge("a", "b", 10**11)])
+    with pytest.raises(InputError, match="slots in all': allowed is at most 268435456"):
+        simulate(deep, history=False)
