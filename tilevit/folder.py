@@ -8,6 +8,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -48,6 +49,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, config: RunConfig, *, fresh: bool = False) -> None:
         self.path = Path(path)
+        made = not self.path.exists()
         self._history = ""  # checksum of what the stages so far left
         self._lock = self._take_lock()
         try:
@@ -57,6 +59,10 @@ class RunFolder:
             write_text(self.path / CONFIG, config.to_toml())
         except BaseException:
             self.close()
+            if made:
+                with suppress(OSError):  # of the two errors the first is told
+                    (self.path / LOCK).unlink()
+                    self.path.rmdir()
             raise
 
     def __truediv__(self, name: str) -> Path:

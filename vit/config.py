@@ -12,6 +12,16 @@ STEMS = ("patch", "conv")
 POOLS = ("cls", "mean", "seq")
 CONV_STEM_WIDTH = 64  # in_planes of CCT's tokenizer (Hassani et al. 2021)
 
+LARGEST = {  # beyond it is a slip of the finger, which would fill the memory before it fails
+    "image_size": 8192,
+    "patch_size": 8192,
+    "in_channels": 4096,
+    "num_classes": 1_000_000,
+    "dim": 65_536,
+    "depth": 4096,
+    "heads": 65_536,
+}
+
 
 @dataclass(frozen=True)
 class ViTConfig:
@@ -54,8 +64,8 @@ class ViTConfig:
     block_hidden: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "patch_size", "in_channels", "num_classes", "dim", "depth", "heads"):
-            require_int(name, getattr(self, name))
+        for name, largest in LARGEST.items():
+            require_int(name, getattr(self, name), 1, largest)
         object.__setattr__(self, "mlp_ratio", require_float("mlp_ratio", self.mlp_ratio, 0, 64, open_low=True))
         object.__setattr__(self, "drop_path", require_float("drop_path", self.drop_path, 0, 1, open_high=True))
         require_choice("stem", self.stem, STEMS)

@@ -193,12 +193,18 @@ def test_prune_refuses_what_it_cannot_do(refused, model, tmp_path, flags, words)
         assert word in line
 
 
+def test_qat_refuses_to_skip_a_layer_that_is_not_there(refused, model, tmp_path):
+    line = refused("qat", model, "--skip", "blocks.0.mpl.fc1", "--out", str(tmp_path / "out"))
+    assert "did you mean 'blocks.0.mlp.fc1'" in line
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
         ("dim = 33\nheads = 2", ["heads", "divisor of dim 33"]),
         ("patch_size = 3", ["patch_size", "divisor of image_size 8"]),
         ("dim = -1", ["dim", "-1"]),
+        ("depth = 1000000000", ["depth", "1000000000", "from 1 to 4096"]),
         ('stem = "cov"', ["stem", "did you mean 'conv'"]),
         ('pool = "avg"', ["pool", "cls, mean, seq"]),
         ("dims = 3", ["dims", "did you mean 'dim'"]),

@@ -122,6 +122,16 @@ def test_fresh_refuses_a_folder_that_no_run_made(tmp_path):
     assert (tmp_path / "stages" / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_full_disk_leaves_no_folder_behind(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise InputError("output", "config.toml", "a writable place with free space")
+
+    monkeypatch.setattr("tilevit.folder.write_text", full)
+    with pytest.raises(InputError, match="free space"):
+        RunFolder(tmp_path / "run", RunConfig())
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_processes_cannot_have_the_folder(tmp_path):
     folder = RunFolder(tmp_path / "run", RunConfig())
     with pytest.raises(InputError, match="no other process"):

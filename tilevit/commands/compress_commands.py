@@ -9,7 +9,7 @@ import typer
 
 from tilevit.commands.options import Data, Device, Fresh, Json, Model, Seed, ValFraction, output_file
 from tilevit.console import tell
-from vit.errors import InputError, require_choice
+from vit.errors import InputError, did_you_mean, require_choice
 from vit.recipe import VAL_FRACTION
 
 if TYPE_CHECKING:
@@ -100,10 +100,15 @@ def qat(
     from tilevit.run import packed_accuracy
     from tilevit.training import trained
     from vit import Recipe, load_data
+    from vit.masks import prunable_layers
 
     config = QuantConfig(weights=weights, activations=activations, skip=tuple(skip or ()))
     splits = load_data(data, val_fraction=val_fraction, seed=seed)
     network = load_model(model, splits, seed).network(quantised=False)
+    layers = list(prunable_layers(network))
+    for pattern in config.skip:
+        if not any(QuantConfig(skip=(pattern,)).scheme_of(layer) == "float" for layer in layers):
+            raise InputError("skip", pattern, "a layer of this model or a pattern", did_you_mean(pattern, layers))
     images = splits.train.take(torch.arange(min(CALIBRATION_IMAGES, len(splits.train)))).floats()
     prepared = prepare_qat(network, config, calibration=images)
     recipe = Recipe.for_data(splits.name, epochs=epochs, lr=lr, seed=seed) if epochs else None
