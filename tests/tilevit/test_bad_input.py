@@ -193,6 +193,12 @@ def test_prune_refuses_what_it_cannot_do(refused, model, tmp_path, flags, words)
         assert word in line
 
 
+@pytest.mark.parametrize("command", [["search"], ["train"], ["prune", "--sparsity", "0.5"], ["qat", "--epochs", "0"]])
+def test_a_device_that_is_not_there_is_refused_before_any_work(refused, model, tmp_path, command):
+    arguments = [command[0], *([] if command[0] == "search" else [model]), *command[1:]]
+    assert "device = 'cuda:7'" in refused(*arguments, "--device", "cuda:7", "--out", str(tmp_path / "out"))
+
+
 def test_qat_refuses_to_skip_a_layer_that_is_not_there(refused, model, tmp_path):
     line = refused("qat", model, "--skip", "blocks.0.mpl.fc1", "--out", str(tmp_path / "out"))
     assert "did you mean 'blocks.0.mlp.fc1'" in line

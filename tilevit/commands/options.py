@@ -17,7 +17,17 @@ from vit.errors import InputError
 Json = Annotated[bool, typer.Option("--json", help="Print the result alone on stdout, as JSON.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
-Device = Annotated[str, typer.Option(help='"cpu", "cuda" or "auto".')]
+
+
+def _require_device(value: str) -> str:
+    if value != "cpu":
+        from vit import resolve_device
+
+        resolve_device(value)
+    return value
+
+
+Device = Annotated[str, typer.Option(help='"cpu", "cuda" or "auto".', callback=_require_device)]
 Data = Annotated[
     str, typer.Option(help='"digits" (bundled), "cifar10", or a folder with train/CLASS/* and test/CLASS/*.')
 ]

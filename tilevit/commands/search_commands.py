@@ -41,8 +41,15 @@ def search(
     out: Annotated[Path, typer.Option(help="Folder for the study, the front and its pictures.")] = Path(
         "outputs/search"
     ),
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="postgresql://USER@HOST/DATABASE, which several machines may share; default: a journal in the folder."
+        ),
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on with a study in the folder, or refuse if there is one.")
+        bool,
+        typer.Option("--resume/--no-resume", help="Go on with the study that is there, or refuse if there is one."),
     ] = True,
     fresh: Fresh = False,
     export: Annotated[
@@ -62,15 +69,16 @@ def search(
     """
     import nas
     from nas.pareto import ended, finished
+    from nas.storage import forget, holds_study
     from vit import Recipe, load_data
     from vit.files import write_json
 
     splits = load_data(data, val_fraction=val_fraction, seed=seed)
-    journal = out / "study" / "journal.log"
+    place = storage or out / "study" / "journal.log"
     if fresh:
-        _forget(journal)
-    elif not resume and journal.exists():
-        raise InputError("out", str(out), "a folder without a study, with --no-resume", "--fresh starts over")
+        forget(place)
+    elif not resume and holds_study(place):
+        raise InputError("resume", "no", "yes where a study is already", "--fresh starts over")
     places = (
         nas.SearchSpace.load(space)
         if space
@@ -85,7 +93,7 @@ def search(
             objectives=names,
             constraints=constraint or (),
             trials=trials,
-            storage=journal,
+            storage=place,
             seed=seed,
             recipe=Recipe.for_data(splits.name, epochs=epochs, seed=seed),
             sampler=sampler,
@@ -129,10 +137,3 @@ def _export(path: Path, model: dict[str, Any], streaming: dict[str, Any]) -> Non
     tables = {"model": model, "streaming": streaming}
     lines = [f"[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in t.items()) for name, t in tables.items()]
     write_text(path, "\n".join(lines))
-
-
-def _forget(journal: Path) -> None:
-    import shutil
-
-    if journal.exists():
-        shutil.rmtree(journal.parent)
