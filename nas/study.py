@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,10 @@ from optuna.trial import TrialState
 from nas.costs import TRAINED
 from nas.crew import helpers
 from nas.pareto import ended
+from nas.place import WORKER, Place
 from nas.space import SearchSpace
 from nas.stopping import Stopper
-from nas.storage import WORKER, open_storage, retry_abandoned, turn, working
+from nas.storage import STUDY, open_place
 from nas.task import OBJECTIVES, Task
 from nas.trial import Progress, run_trial
 from vit.errors import InputError, require_int
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from vit.recipe import Recipe
 
 SETTINGS = "settings"  # user attribute of the study: what it was made with
-STUDY = "search"
 POLL_SECONDS = 0.2
 
 
@@ -71,7 +71,7 @@ def search(
         objectives: out of accuracy (maximised), params, macs, cycles, sram_kib, energy_pj, bytes (minimised).
         constraints: bounds on costs, such as "cycles <= 20000".
         trials: trials the study shall have; those that `stopping` ended early count, as pruned ones without values.
-        storage: the path of a journal file (made if absent), or None for memory.
+        storage: the path of a journal file (made if absent), postgresql://USER@HOST/DATABASE, or None for memory.
         seed: of the sampler and of every training.
         recipe: how a candidate is trained; None is Recipe.for_data(data.name, epochs=8, seed=seed).
         sampler: "cost-aware", "tpe", "nsga2" or "random", or a function from a seed to an Optuna sampler. It is made
@@ -95,31 +95,35 @@ def search(
         raise InputError("stopping", stopping, "given only where accuracy is an objective")
     if require_int("workers", workers) > 1 and storage is None:
         raise InputError("workers", workers, "1 without a storage", "a study in memory cannot be shared")
-    study = _open_study(task, storage, {"stopping": None if stopping is None else stopping.settings()})
-    if workers == 1:
-        _work(study, task, storage, trials, stopping, progress)
-        return study
+    place = open_place(storage)
     same: dict[str, Any] = {"space": space, "hardware": hardware, "objectives": objectives, "constraints": constraints}
     same |= {"trials": trials, "storage": storage, "seed": seed, "recipe": task.recipe, "sampler": sampler}
     same |= {"device": device, "stopping": stopping}
-    with helpers(workers - 1, search, data, same):
-        _work(study, task, storage, trials, stopping, progress)
+    try:
+        study = _open_study(task, place, {"stopping": None if stopping is None else stopping.settings()})
+        with helpers(workers - 1, search, data, same) if workers > 1 else nullcontext():
+            _work(study, task, place, trials, stopping, progress)
+    except place.lost as error:
+        hint = f"what has ended is kept, and the same call goes on: {error}"
+        raise InputError("storage", place.name, "a server that stays within reach", hint) from error
+    finally:
+        place.close()
     return study
 
 
 def _work(
     study: Study,
     task: Task,
-    storage: str | Path | None,
+    place: Place,
     trials: int,
     stopping: Stopper | None,
     progress: Callable[[Progress], None] | None,
 ) -> None:
     """Run trials, as one worker among others perhaps, until the study has all."""
-    with working(storage) as worker:
+    with place.working() as worker:
         while True:
-            with turn(storage):
-                retry_abandoned(study, storage)
+            with place.turn():
+                place.retry_abandoned(study)
                 done = len(ended(study))
                 running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
                 if done >= trials:
@@ -142,10 +146,10 @@ def space_of(study: Study) -> SearchSpace:
     return SearchSpace.from_dict(settings["space"])
 
 
-def _open_study(task: Task, storage: str | Path | None, also: Mapping[str, Any]) -> Study:
-    opened, settings = open_storage(storage), {**task.settings(), **also}
+def _open_study(task: Task, place: Place, also: Mapping[str, Any]) -> Study:
+    opened, settings = place.storage, {**task.settings(), **also}
     directions = [StudyDirection.MAXIMIZE if name in TRAINED else StudyDirection.MINIMIZE for name in task.objectives]
-    with turn(storage), _quiet():
+    with place.turn(), _quiet():
         names = [summary.study_name for summary in optuna.get_all_study_summaries(opened, include_best_trial=False)]
         if STUDY not in names:
             study = optuna.create_study(storage=opened, study_name=STUDY, directions=directions)
@@ -160,7 +164,7 @@ def _open_study(task: Task, storage: str | Path | None, also: Mapping[str, Any])
             return study
     differences = list(_differences(there, json.loads(json.dumps(settings))))
     if differences:
-        raise InputError("storage", str(storage), "a study of the same settings, or a new file", "; ".join(differences))
+        raise InputError("storage", place.name, "a study of the same settings, or a new place", "; ".join(differences))
     return study
 
 

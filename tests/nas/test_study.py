@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas import SAMPLERS, SearchSpace, best_config, front, search, space_of
 from nas.pareto import finished
-from nas.storage import open_storage
+from nas.storage import open_place
 from nas.task import Task
 from nas.trial import Progress
 from tests.nas.toy import toy_data, toy_recipe, toy_space
@@ -46,7 +46,7 @@ def outcome(study: optuna.Study) -> list[tuple[dict[str, object], list[float]]]:
 
 
 def load(journal: Path) -> optuna.Study:
-    return optuna.load_study(study_name="search", storage=open_storage(journal))
+    return optuna.load_study(study_name="search", storage=open_place(journal).storage)
 
 
 def test_a_search_trains_counts_and_never_reads_the_test_split() -> None:
@@ -224,7 +224,7 @@ def test_costs_alone_need_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"workers": 2}, "workers"),  # without a storage
         ({"seed": -1}, "seed"),
         ({"storage": 3}, "storage"),
-        ({"storage": "postgresql://host/db"}, "storage"),
+        ({"storage": "mysql://host/db"}, "storage"),
         ({"space": SearchSpace({"dim": [4]}, {"image_size": 8, "heads": 1})}, "space.fixed.image_size"),
     ],
 )

@@ -1,0 +1,73 @@
+"""Where a study lives, and how the workers that share it know of one another."""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import TrialState
+
+WORKER = "worker"  # user attribute of a trial: who runs it
+
+
+class Place(ABC):
+    """A storage of Optuna, with what it lacks: turns, and a sign of life that a worker's death takes away."""
+
+    storage: BaseStorage
+    name: str  # as it may be shown
+    lost: tuple[type[Exception], ...] = ()  # what says that it cannot be reached any more
+
+    @abstractmethod
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold the right to start and to give up trials: workers take turns, so each sees what others have begun."""
+
+    @abstractmethod
+    def sign_of_life(self, worker: str) -> AbstractContextManager[None]:
+        """While the block runs, and no longer than the process, the worker counts as alive."""
+
+    @abstractmethod
+    def is_alive(self, worker: str) -> bool:
+        """Whether a worker still runs."""
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """Let go of what only workers need; the storage stays open."""
+
+    @contextmanager
+    def working(self) -> Iterator[str]:
+        """Yield the name of a new worker, alive until the block is left or the process dies."""
+        name = uuid.uuid4().hex
+        with self.sign_of_life(name):
+            yield name
+
+    def retry_abandoned(self, study: optuna.Study) -> int:
+        """Mark the running trials of dead workers as failed and enqueue their candidates again; how many there were."""
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        abandoned = [t for t in running if not self.is_alive(t.user_attrs.get(WORKER, ""))]
+        for trial in abandoned:
+            study.tell(trial.number, state=TrialState.FAIL)
+            if trial.params:
+                study.enqueue_trial(trial.params)
+        return len(abandoned)
+
+
+class Memory(Place):
+    """The memory of this process: a study of one worker, which is the one that asks."""
+
+    def __init__(self) -> None:
+        self.storage, self.name = InMemoryStorage(), "memory"
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Nobody else has one."""
+        return nullcontext()
+
+    def sign_of_life(self, worker: str) -> AbstractContextManager[None]:
+        """Nobody else looks."""
+        return nullcontext()
+
+    def is_alive(self, worker: str) -> bool:
+        """Never: a running trial was left behind by this worker itself."""
+        return False
