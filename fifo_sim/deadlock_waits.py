@@ -51,7 +51,8 @@ def blocking_waits(replay: Replay) -> list[StuckWait]:
     Where no circle exists, a stage waits for slots that a stage which has finished never gave back: that wait alone.
     """
     waits = stuck_waits(replay)
-    circles = [circle for s in waits if (circle := _circle_through(waits, s))]
+    behind = {wait: _behind(replay, waits, wait) for row in waits.values() for wait in row}
+    circles = [circle for wait in behind if (circle := _circle_through(behind, wait))]
     if circles:
         return min(circles, key=len)
     return [next(wait for row in waits.values() for wait in row if wait.on not in waits)]
@@ -95,19 +96,28 @@ def _before_start(replay: Replay, s: int, k: int) -> list[StuckWait]:
     return waits
 
 
-def _circle_through(waits: dict[int, list[StuckWait]], s: int) -> list[StuckWait]:
-    """A shortest chain of waits from stage `s` back to itself, or nothing."""
-    came: dict[int, StuckWait] = {}
-    queue = deque([s])
-    while queue:
+def _behind(replay: Replay, waits: dict[int, list[StuckWait]], wait: StuckWait) -> list[StuckWait]:
+    """What keeps the event that a wait is for from happening."""
+    row = waits.get(wait.on, [])
+    eager = replay.pipeline.stages[wait.on].fork == "eager" and len(replay.starts[wait.on]) > len(replay.ends[wait.on])
+    if wait.kind == EMPTY and eager and wait.event == len(replay.ends[wait.on]):
+        return [full for full in row if full.index == wait.index]  # what else is full does not keep this token back
+    return row
+
+
+def _circle_through(behind: dict[StuckWait, list[StuckWait]], first: StuckWait) -> list[StuckWait]:
+    """A shortest chain of waits from one back to itself, or nothing."""
+    came: dict[StuckWait, StuckWait] = {}
+    queue = deque([first])
+    while queue and first not in came:
         at = queue.popleft()
-        for wait in waits[at]:
-            if wait.on in waits and wait.on not in came:
-                came[wait.on] = wait
-                queue.append(wait.on)
-    if s not in came:
+        for wait in behind[at]:
+            if wait not in came:
+                came[wait] = at
+                queue.append(wait)
+    if first not in came:
         return []
-    chain = [came[s]]
-    while chain[-1].stage != s:
-        chain.append(came[chain[-1].stage])
+    chain = [first]
+    while came[chain[-1]] != first:
+        chain.append(came[chain[-1]])
     return chain[::-1]

@@ -18,6 +18,7 @@ STATE_BYTES = 320 << 10  # what the lanes of one block may hold: it stays in the
 MOST_LANES, FEWEST_LANES = 128, VECTOR_BITS // 32
 WORDS_OF_WHERE = 32
 Settings = npt.NDArray[np.int64]
+Awaited = tuple[int, int | None]  # a stage; and the one output of an eager fork whose token is awaited
 
 
 def threads() -> int:
@@ -73,20 +74,23 @@ def blocking_edges(layout: Layout, stages: Words, edges: Words, ports: Words) ->
     They are the full ones round a circle of stages each of which waits for the next. With these no deeper, every
     setting ends in a deadlock, whatever the other depths: the circle is one of the (max,+) equations.
     """
-    chain: dict[int, int | None] = {}
-    stage = int(np.flatnonzero(stages[:, at.FIRED] < stages[:, at.FIRINGS])[0])
-    while stage not in chain:
-        awaited, full = _waits_for(layout, stages, edges, ports, stage)
-        if stages[awaited, at.FIRED] == stages[awaited, at.FIRINGS]:
+    chain: dict[Awaited, int | None] = {}
+    awaited: Awaited = int(np.flatnonzero(stages[:, at.FIRED] < stages[:, at.FIRINGS])[0]), None
+    while awaited not in chain:
+        following, full = _waits_for(layout, stages, edges, ports, awaited)
+        if stages[following[0], at.FIRED] == stages[following[0], at.FIRINGS]:
             return [full] if full is not None else []  # a reader that is done never makes room
-        chain[stage] = full
-        stage = awaited
-    circle = list(chain)[list(chain).index(stage) :]
+        chain[awaited] = full
+        awaited = following
+    circle = list(chain)[list(chain).index(awaited) :]
     return sorted({full for full in map(chain.get, circle) if full is not None})
 
 
-def _waits_for(layout: Layout, stages: Words, edges: Words, ports: Words, stage: int) -> tuple[int, int | None]:
-    """The stage that a waiting one waits for, and the full FIFO between them if it is room it lacks."""
+def _waits_for(
+    layout: Layout, stages: Words, edges: Words, ports: Words, waiting: Awaited
+) -> tuple[Awaited, int | None]:
+    """What a waiting stage waits for, and the full FIFO between them if it is room it lacks."""
+    stage, only = waiting
     row = stages[stage]
 
     def linked(first: np.uint64, count: np.uint64) -> Iterator[int]:
@@ -96,15 +100,17 @@ def _waits_for(layout: Layout, stages: Words, edges: Words, ports: Words, stage:
         for e in linked(at.INPUTS, at.INPUT_COUNT):
             edge = edges[e // int(at.EDGE_WORDS)]
             if edge[at.PUSHED] < edge[at.NEED]:
-                return int(edge[at.SRC]), None
-    for e in linked(at.OUTPUTS, at.OUTPUT_COUNT):
+                writer = stages[int(edge[at.SRC])]
+                by_itself = writer[at.KIND] & at.EAGER and writer[at.AT_WORK] and edge[at.NEED] == writer[at.FIRED] + 1
+                return (int(edge[at.SRC]), e if by_itself else None), None
+    for e in [only] if only is not None else linked(at.OUTPUTS, at.OUTPUT_COUNT):
         edge = edges[e // int(at.EDGE_WORDS)]
         wants = (row[at.AT_WORK] or row[at.KIND] & at.BBS) and edge[at.PUSHED] == row[at.FIRED]
         if wants and row[at.FIRED] >= edge[at.RELEASED] + edge[at.DEPTH]:
-            return int(edge[at.DST]), e // int(at.EDGE_WORDS)
+            return (int(edge[at.DST]), None), e // int(at.EDGE_WORDS)
     for p in linked(at.PORTS, at.PORT_COUNT):
         port = ports[p // int(at.PORT_WORDS)]
         holder = int(layout.links[int(port[at.MEMBERS] + port[at.TURN])])
         if holder != stage:
-            return holder, None
+            return (holder, None), None
     raise AssertionError("a stage that waits for nothing")

@@ -76,6 +76,21 @@ def test_residual_around_attention_by_name():
     json.dumps(told.to_dict())
 
 
+def test_an_eager_fork_is_held_by_the_output_whose_token_is_awaited():
+    """Both FIFOs are full, but the second one alone keeps back the token that y needs."""
+    pipeline = {
+        "tiles": 4,
+        "stages": [{"name": "x", "service": 1, "fork": "eager"}, {"name": "y", "service": 1}],
+        "edges": [
+            {"src": "x", "dst": "y", "depth": 3},
+            {"src": "x", "dst": "y", "depth": 3, "need": [4] * 4, "rel": [0, 0, 0, 4]},
+        ],
+    }
+    told = explain_deadlock(pipeline)
+    assert {(wait.kind, wait.what) for wait in told.waits} == {("empty", "x->y #2"), ("full", "x->y #2")}
+    assert told.depths == (3, 4)
+
+
 def test_slots_that_are_never_given_back():
     told = explain_deadlock(
         {
