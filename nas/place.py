@@ -55,19 +55,25 @@ class Place(ABC):
 
 
 class Memory(Place):
-    """The memory of this process: a study of one worker, which is the one that asks."""
+    """The memory of this process: nobody else works there."""
 
     def __init__(self) -> None:
         self.storage, self.name = InMemoryStorage(), "memory"
+        self._working: set[str] = set()
 
     def turn(self) -> AbstractContextManager[None]:
         """Nobody else has one."""
         return nullcontext()
 
-    def sign_of_life(self, worker: str) -> AbstractContextManager[None]:
-        """Nobody else looks."""
-        return nullcontext()
+    @contextmanager
+    def sign_of_life(self, worker: str) -> Iterator[None]:
+        """A name in a set."""
+        self._working.add(worker)
+        try:
+            yield
+        finally:
+            self._working.discard(worker)
 
     def is_alive(self, worker: str) -> bool:
-        """Never: a running trial was left behind by this worker itself."""
-        return False
+        """Whether the worker's block has not been left."""
+        return worker in self._working

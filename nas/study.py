@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,17 +13,16 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
 
 from nas.costs import TRAINED
 from nas.crew import helpers
-from nas.pareto import ended
-from nas.place import WORKER, Place
+from nas.place import Place
 from nas.space import SearchSpace
 from nas.stopping import Stopper
 from nas.storage import STUDY, open_place
 from nas.task import OBJECTIVES, Task
-from nas.trial import Progress, run_trial
+from nas.trial import Progress
+from nas.worker import work
 from vit.errors import InputError, require_int
 
 if TYPE_CHECKING:
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from vit.recipe import Recipe
 
 SETTINGS = "settings"  # user attribute of the study: what it was made with
-POLL_SECONDS = 0.2
 
 
 def search(
@@ -53,6 +50,7 @@ def search(
     device: str | torch.device = "cpu",
     stopping: Stopper | None = None,
     workers: int = 1,
+    dask: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Study:
     """Search the space until `trials` trials of the study have ended, and return it.
@@ -79,6 +77,7 @@ def search(
         device: where to train.
         stopping: gives up trainings that lead nowhere, as nas.FrontStopper does; None trains all to their end.
         workers: processes on this machine, this one included; more than one need a storage.
+        dask: address of the scheduler of a Dask cluster, tcp://HOST:PORT: its workers train, one trial at a time each.
         progress: called after every epoch and every trial of this process.
 
     Returns:
@@ -95,47 +94,27 @@ def search(
         raise InputError("stopping", stopping, "given only where accuracy is an objective")
     if require_int("workers", workers) > 1 and storage is None:
         raise InputError("workers", workers, "1 without a storage", "a study in memory cannot be shared")
+    if workers > 1 and dask is not None:
+        raise InputError("workers", workers, "1 with dask", "the cluster has its own")
     place = open_place(storage)
     same: dict[str, Any] = {"space": space, "hardware": hardware, "objectives": objectives, "constraints": constraints}
     same |= {"trials": trials, "storage": storage, "seed": seed, "recipe": task.recipe, "sampler": sampler}
     same |= {"device": device, "stopping": stopping}
     try:
         study = _open_study(task, place, {"stopping": None if stopping is None else stopping.settings()})
+        if dask is not None:
+            from nas.dask_cluster import work_on_dask
+
+            work_on_dask(dask, study, task, place, trials, stopping, progress)
+            return study
         with helpers(workers - 1, search, data, same) if workers > 1 else nullcontext():
-            _work(study, task, place, trials, stopping, progress)
+            work(study, task, place, trials, stopping, progress)
     except place.lost as error:
         hint = f"what has ended is kept, and the same call goes on: {error}"
         raise InputError("storage", place.name, "a server that stays within reach", hint) from error
     finally:
         place.close()
     return study
-
-
-def _work(
-    study: Study,
-    task: Task,
-    place: Place,
-    trials: int,
-    stopping: Stopper | None,
-    progress: Callable[[Progress], None] | None,
-) -> None:
-    """Run trials, as one worker among others perhaps, until the study has all."""
-    with place.working() as worker:
-        while True:
-            with place.turn():
-                place.retry_abandoned(study)
-                done = len(ended(study))
-                running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-                if done >= trials:
-                    return
-                if done + running < trials:
-                    study.sampler = task.sampler(done + running)
-                    trial = study.ask(task.distributions)
-                    trial.set_user_attr(WORKER, worker)
-            if done + running < trials:
-                run_trial(study, task, trial, trials, stopping, progress)
-            else:  # the last trials are in the hands of others; should one of them die, its trial is ours
-                time.sleep(POLL_SECONDS)
 
 
 def space_of(study: Study) -> SearchSpace:

@@ -112,9 +112,7 @@ class Task:
 
     def accuracy(self, params: Params, on_epoch: Callable[[dict[str, float]], None]) -> float:
         """Validation accuracy of a candidate after training by the recipe."""
-        from vit.training import fit
-
-        return fit(self._model(params), self.data, self.recipe, device=self.device, on_epoch=on_epoch).val_accuracy
+        return trained_accuracy(self.space, params, self.data, self.recipe, self.device, on_epoch)
 
     def trained_by(self, params: Params) -> str:
         """What the accuracy of a candidate depends on: tile and FIFO depth count only where they cut attention."""
@@ -122,27 +120,35 @@ class Task:
         shape = self.space.config(params).to_dict()
         return json.dumps([shape, streaming if streaming["attention"] != "full" else None], sort_keys=True)
 
-    def _model(self, params: Params) -> nn.Module:
-        """A fresh model of a candidate, with the attention that its hardware computes."""
-        import torch
-
-        from vit.model import VisionTransformer
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.recipe.seed)
-            model = VisionTransformer(self.space.config(params))
-        if self.space.value(params, "attention") == "full":
-            return model
-        from fifo_sim import streaming
-
-        cut: nn.Module = streaming(model, **self.space.streaming(params))
-        return cut
-
     def _require_fit(self) -> None:
         for name in ("image_size", "in_channels", "num_classes"):
             have, want = self.space.value({}, name), getattr(self.data, name)
             if have != want:
                 raise InputError(f"space.fixed.{name}", have, f"{want}, as in data {self.data.name}")
+
+
+def trained_accuracy(
+    space: SearchSpace,
+    params: Params,
+    data: DataSplits,
+    recipe: Recipe,
+    device: str | torch.device,
+    on_epoch: Callable[[dict[str, float]], None],
+) -> float:
+    """Validation accuracy of a candidate after training, with the attention that its hardware computes."""
+    import torch
+
+    from vit.model import VisionTransformer
+    from vit.training import fit
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model: nn.Module = VisionTransformer(space.config(params))
+    if space.value(params, "attention") != "full":
+        from fifo_sim import streaming
+
+        model = streaming(model, **space.streaming(params))
+    return fit(model, data, recipe, device=device, on_epoch=on_epoch).val_accuracy
 
 
 def _objectives(names: Sequence[str]) -> tuple[str, ...]:

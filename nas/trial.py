@@ -62,29 +62,46 @@ def run_trial(
     params = dict(trial.params)
     done, epochs = len(ended(study)), task.recipe.epochs
 
-    def tell(epoch: int, values: dict[str, float] | None = None, stopped: bool = False) -> None:
+    def tell(epoch: int) -> None:
         if progress is not None:
-            ends = values is not None or stopped
-            progress(Progress(done + ends, total, params, epoch, epochs, values, stopped, study))
+            progress(Progress(done, total, params, epoch, epochs, study=study))
 
-    found = dict(task.costs(params))
     training = Training(study, task, params, stopping, tell)
     try:
-        if set(TRAINED) & set(task.objectives):
-            found["accuracy"] = training.accuracy()
-            training.record(trial)
-        values = {name: found[name] for name in task.objectives}
+        if set(TRAINED) & set(task.objectives) and not training.is_known():
+            task.accuracy(params, training.after_epoch)
     except Stopped:
-        training.record(trial)
-        trial.set_user_attr(EXPECTED, [{**found, "accuracy": training.expected()}[name] for name in task.objectives])
-        study.tell(trial, state=TrialState.PRUNED)
-        tell(len(training.curve), stopped=True)
-        return
+        pass
     except BaseException:
         study.tell(trial, state=TrialState.FAIL)
         raise
-    study.tell(trial, list(values.values()))
-    tell(epochs, values)
+    conclude(study, task, trial, training, total, progress)
+
+
+def conclude(
+    study: Study,
+    task: Task,
+    trial: optuna.Trial,
+    training: Training,
+    total: int,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    """Tell the study how a training ended: the values of its trial, or that it was stopped."""
+    params, values = dict(trial.params), None
+    found = dict(task.costs(params))
+    if set(TRAINED) & set(task.objectives):
+        trial.set_user_attr(ACCURACIES, training.curve)
+        trial.set_user_attr(EPOCHS, training.epochs)
+        found["accuracy"] = training.expected() if training.stopped else training.curve[-1]
+    if training.stopped:
+        trial.set_user_attr(EXPECTED, [found[name] for name in task.objectives])
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        values = {name: found[name] for name in task.objectives}
+        study.tell(trial, list(values.values()))
+    if progress is not None:
+        epoch = len(training.curve) if training.stopped else task.recipe.epochs
+        progress(Progress(len(ended(study)), total, params, epoch, task.recipe.epochs, values, training.stopped, study))
 
 
 class Training:
@@ -92,56 +109,66 @@ class Training:
 
     Attributes:
         curve: validation accuracy after each epoch.
+        epochs: how many of them were trained for this candidate, and not for a twin.
+        stopped: whether the rule gave the candidate up.
     """
 
     def __init__(
-        self, study: Study, task: Task, params: Params, stopping: Stopper | None, tell: Callable[[int], None]
+        self,
+        study: Study,
+        task: Task,
+        params: Params,
+        stopping: Stopper | None,
+        tell: Callable[[int], None] | None = None,
     ) -> None:
         self._study, self._task, self._params, self._stopping, self._tell = study, task, params, stopping, tell
         self.curve: list[float] = []
-        self._epochs = 0
+        self.epochs = 0
+        self.stopped = False
 
-    def accuracy(self) -> float:
-        """The accuracy after the last epoch, of a twin where one was trained.
+    def is_known(self) -> bool:
+        """Whether a finished trial trained the same model, whose curve is then taken.
 
         Raises:
-            Stopped: the rule gave the candidate up.
+            Stopped: the same training, known up to some epoch, gives this candidate up too.
         """
         for twin in self._twins(TrialState.COMPLETE):
-            self.curve = list(twin.user_attrs.get(ACCURACIES, []))
-            return float(twin.values[self._task.objectives.index("accuracy")])
+            self.curve = list(twin.user_attrs[ACCURACIES])
+            return True
         for twin in self._twins(TrialState.PRUNED):
-            self._replay(twin.user_attrs[ACCURACIES])
-        return self._task.accuracy(self._params, self._after_epoch)
+            for accuracy in twin.user_attrs[ACCURACIES]:
+                self.curve.append(accuracy)
+                self._stop_if_hopeless()
+            self.curve = []
+        return False
 
-    def record(self, trial: optuna.Trial) -> None:
-        """Leave in the trial how its training went, and how many epochs were spent on it."""
-        trial.set_user_attr(ACCURACIES, self.curve)
-        trial.set_user_attr(EPOCHS, self._epochs)
+    def after_epoch(self, row: Mapping[str, float]) -> None:
+        """Watch an epoch's row of the history.
+
+        Raises:
+            Stopped: the rule gives the candidate up.
+        """
+        self.curve.append(row["val_accuracy"])
+        self.epochs += 1
+        if self._tell is not None:
+            self._tell(int(row["epoch"]))
+        self._stop_if_hopeless()
 
     def expected(self) -> float:
         """The accuracy that a training which was stopped would have had in the end, as its curve tells."""
         others = [other.accuracy for other in curves_of(self._study, self._task) if other.finished]
         return min(1.0, forecast(self.curve, others).expected)
 
-    def _after_epoch(self, row: Mapping[str, float]) -> None:
-        self.curve.append(row["val_accuracy"])
-        self._epochs += 1
-        self._tell(int(row["epoch"]))
-        self._stop_if_hopeless()
-
-    def _replay(self, accuracies: list[float]) -> None:
-        """Stop where the same training, known up to some epoch, gives this candidate up too."""
-        for accuracy in accuracies:
-            self.curve.append(accuracy)
-            self._stop_if_hopeless()
-        self.curve = []
+    def costs(self) -> tuple[float, ...]:
+        """The objectives of the candidate that are computed."""
+        return known_costs(self._task, self._params)
 
     def _stop_if_hopeless(self) -> None:
         if self._stopping is None or len(self.curve) == self._task.recipe.epochs:
             return
-        here = Curve(tuple(self.curve), known_costs(self._task, self._params), finished=False)
+        here = Curve(tuple(self.curve), self.costs(), finished=False)
         if self._stopping.stops(here, curves_of(self._study, self._task)):
+            self.stopped = True
             raise Stopped
 
     def _twins(self, state: TrialState) -> list[FrozenTrial]:

@@ -33,9 +33,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accuracy in no time, for what is about the order of trials and not about training."""
 
     def accuracy(task: Task, params: dict[str, float], on_epoch: Callable[[dict[str, float]], None]) -> float:
+        final = 1 - 1 / (params["dim"] * params["depth"] ** 0.5 + params["mlp_ratio"] / params["heads"])
         for epoch in (1, 2):
-            on_epoch({"epoch": epoch, "val_accuracy": epoch / 4})
-        return 1 - 1 / (params["dim"] * params["depth"] ** 0.5 + params["mlp_ratio"] / params["heads"])
+            on_epoch({"epoch": epoch, "val_accuracy": final * epoch / 2})
+        return final
 
     monkeypatch.setattr(Task, "accuracy", accuracy)
 
@@ -222,6 +223,7 @@ def test_costs_alone_need_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"trials": 0}, "trials"),
         ({"workers": 0}, "workers"),
         ({"workers": 2}, "workers"),  # without a storage
+        ({"workers": 2, "storage": "s.journal", "dask": "tcp://127.0.0.1:9"}, "workers"),
         ({"seed": -1}, "seed"),
         ({"storage": 3}, "storage"),
         ({"storage": "mysql://host/db"}, "storage"),

@@ -47,6 +47,9 @@ def search(
             help="postgresql://USER@HOST/DATABASE, which several machines may share; default: a journal in the folder."
         ),
     ] = None,
+    dask: Annotated[
+        str | None, typer.Option(help="tcp://HOST:PORT of a Dask scheduler, on whose workers candidates are trained.")
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume/--no-resume", help="Go on with the study that is there, or refuse if there is one."),
@@ -100,6 +103,7 @@ def search(
             device=device,
             stopping=nas.FrontStopper() if early_stopping else None,
             workers=workers,
+            dask=dask,
             progress=show,
         )
     best = nas.front(study)
