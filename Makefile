@@ -1,5 +1,5 @@
 # make demo   from images to a streaming report, on the bundled digits
-# make test   the whole test suite with coverage
+# make test   the whole test suite with coverage, a process a core
 # make lint   ruff, mypy --strict, import-linter
 PYTHON ?= python3.11
 VENV := .venv
@@ -22,7 +22,7 @@ demo: install
 	$(BIN)/tilevit run --data digits --out outputs/demo
 
 test: install
-	$(BIN)/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term
 
 lint: install
 	$(BIN)/ruff check .
