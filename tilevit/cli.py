@@ -14,6 +14,7 @@ from tilevit import __version__
 from tilevit.commands import (
     compress_commands,
     hardware_commands,
+    profile_command,
     run_commands,
     search_commands,
     training_commands,
@@ -58,7 +59,7 @@ def _root(
     pass
 
 
-for room in (run_commands, search_commands, training_commands, compress_commands, hardware_commands):
+for room in (run_commands, search_commands, training_commands, compress_commands, hardware_commands, profile_command):
     room.register(app)
 for registered in app.registered_commands:
     registered.cls = Command

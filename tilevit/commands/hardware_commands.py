@@ -1,4 +1,4 @@
-"""`tilevit simulate`, `sweep`, `size-fifos` and `profile`: what streaming costs."""
+"""`tilevit simulate`, `sweep` and `size-fifos`: what streaming costs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from tilevit.commands.options import HardwareName, Json, Model, ValFraction, listed, output_file
 from tilevit.console import emit_json, progress, say, table, tell
-from tilevit.settings import LARGEST, MACHINES
+from tilevit.settings import LARGEST
 from vit.errors import InputError, require_int
 from vit.recipe import VAL_FRACTION
 
@@ -29,7 +29,7 @@ Images = Annotated[int, typer.Option(help="Images that follow one another withou
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
-    for name, command in (("simulate", simulate), ("sweep", sweep), ("size-fifos", size_fifos), ("profile", profile)):
+    for name, command in (("simulate", simulate), ("sweep", sweep), ("size-fifos", size_fifos)):
         app.command(name, rich_help_panel="Hardware")(command)
 
 
@@ -214,31 +214,6 @@ def size_fifos(
         return
     table("FIFO depths", ["FIFO", "depth"], [[name, depth] for name, depth in zip(names, found, strict=True)])
     tell("Sizing", told, False)
-
-
-def profile(
-    model: Model,
-    hardware: Annotated[
-        str | None, typer.Option(help=f"Machine for the modelled energy and cycles. {MACHINES}")
-    ] = "zcu104",
-    batch: Annotated[int, typer.Option(help="Images at a time in the timings.", min=1, max=65536)] = 1,
-    json: Json = False,
-) -> None:
-    """Parameters, exact MACs, size, sparsity, latency and throughput here; modelled cycles and energy on a machine."""
-    from tilevit.models import load_model
-    from vit import profile_model
-
-    network = load_model(model).network()
-    told: dict[str, Any] = profile_model(network, batch_size=batch).to_dict()
-    if hardware is not None:
-        from fifo_sim import lower
-        from fifo_sim import simulate as simulated
-
-        lowered = lower(network, hardware)
-        cycles = simulated(lowered.pipeline, history=False).cycles
-        told |= {"modelled_hardware": lowered.hardware.name, "modelled_cycles": cycles}
-        told |= {"modelled_energy_pj": lowered.energy().total_pj, "modelled_sram_kib": lowered.memory.sram_kib}
-    tell(model, told, json)
 
 
 def _pipeline(
