@@ -48,13 +48,22 @@ class Stream:
         return busy * self.weights.columns * self.weights.column_bits
 
 
-def streamable(graph: Graph, hardware: Hardware) -> list[Stream]:
-    """The layers that gain memory by streaming in chunks of at most `dram_chunk_kib` (of one column at least)."""
+def chunk_bits(hardware: Hardware) -> int:
+    """Most bits that a chunk of weights should have."""
+    return int(hardware.dram_chunk_kib * 8192)
+
+
+def streamable(graph: Graph, hardware: Hardware, most_bits: int | None = None) -> list[Stream]:
+    """The layers that gain memory by streaming in chunks of at most `most_bits` (of one column at least).
+
+    By default chunks are as large as the machine wants them.
+    """
+    most_bits = chunk_bits(hardware) if most_bits is None else most_bits
     found = []
     for operation in graph.operations:
         weights = operation.weights
         if weights is not None and weights.streamable:
-            columns = max(1, int(hardware.dram_chunk_kib * 8192) // weights.column_bits)
+            columns = max(1, most_bits // weights.column_bits)
             found.append(Stream(operation, weights, -(-weights.columns // columns)))
     return [stream for stream in found if stream.saved_bytes > 0]
 

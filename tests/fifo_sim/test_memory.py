@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import chain, combinations
 
@@ -128,6 +129,21 @@ def test_too_small_a_memory_names_the_shortfall() -> None:
     with pytest.raises(DoesNotFit, match="its weights cannot stream"):
         lower(ViTConfig(), replace(SPATIAL, sram_kib=700, stream_weights=False))
     assert lower(ViTConfig(), replace(SPATIAL, sram_kib=700)).memory.streamed
+
+
+def test_small_layers_stream_in_smaller_chunks_where_nothing_else_fits() -> None:
+    """Two chunks of 4 KiB are larger than any layer here; in smaller ones the layers still leave the chip."""
+    machine = replace(SPATIAL, dram_chunk_kib=4.0)
+    whole = lower(TINY, machine).memory
+    weights = {entry.name: entry.bytes for entry in whole.entries if entry.item == "weights"}
+    smaller = lower(TINY, replace(machine, sram_kib=(whole.total_bytes - 1) / 1024)).memory
+    assert len(smaller.streamed) == 1
+    assert 0 < smaller.by_item()["double buffers"] < weights[smaller.streamed[0]]
+    with pytest.raises(DoesNotFit) as refused:
+        lower(TINY, replace(machine, sram_kib=0.1))
+    least = float(re.search(r"at least ([\d.]+)", refused.value.allowed)[1])
+    assert least < whole.sram_kib
+    assert lower(TINY, replace(machine, sram_kib=least + 0.1)).memory.sram_kib <= least + 0.1
 
 
 def test_larger_tiles_fetch_a_layer_less_often() -> None:
