@@ -16,6 +16,7 @@ from fifo_sim.replay import Replay, refuse_long_runs
 from fifo_sim.simulator import simulate
 from fifo_sim.sizing import cheapest
 from fifo_sim.sizing_search import NO_LIMIT
+from vit.errors import require_float
 
 if TYPE_CHECKING:
     from fifo_sim.given import Given
@@ -106,6 +107,7 @@ def explain_deadlock(
         InputError: the dict is no pipeline, token_bytes do not fit it, or it fires more than 2^22 times.
     """
     asked, weights = pipeline_of(pipeline), slot_bytes(pipeline, token_bytes)
+    require_float("seconds", seconds, 0, 1e6, open_low=True)
     refuse_long_runs(asked, "explaining a deadlock")
     if not simulate(asked, history=False).deadlock:
         return DeadlockExplanation(False)

@@ -14,7 +14,7 @@ from fifo_sim.pipeline import Pipeline
 from fifo_sim.replay import refuse_long_runs
 from fifo_sim.simulator import simulate
 from fifo_sim.sizing_search import NO_LIMIT, DepthSearch, Found
-from vit.errors import InputError, require_choice, require_float, require_int
+from vit.errors import InputError, did_you_mean, require_float, require_int
 
 if TYPE_CHECKING:
     from fifo_sim.given import Given
@@ -89,7 +89,9 @@ def min_depths(
     """
     asked, weights = pipeline_of(pipeline), slot_bytes(pipeline, token_bytes)
     if isinstance(target, str):
-        require_choice("target", target, TARGETS)
+        if target not in TARGETS:
+            allowed = ", ".join(TARGETS) + " or a number of cycles"
+            raise InputError("target", target, allowed, did_you_mean(target, TARGETS))
     else:
         target = require_int("target", target.item() if isinstance(target, np.integer) else target, 1, LARGEST)
     require_float("seconds", seconds, 0, 1e6, open_low=True)

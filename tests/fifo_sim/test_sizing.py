@@ -180,7 +180,7 @@ def test_four_block_vit(attention):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"target": "fastest"}, "target = 'fastest': allowed is one of deadlock-free, full-speed"),
+        ({"target": "fastest"}, "target = 'fastest': allowed is deadlock-free, full-speed or a number of cycles"),
         ({"target": 10}, "target = 10: allowed is at least"),
         ({"target": 0}, "target = 0: allowed is a whole number from 1"),
         ({"target": True}, "target = True"),
