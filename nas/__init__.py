@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "pareto": ["front", "hypervolume", "hypervolume_history", "non_dominated"],
         "winner": ["best_config", "pick"],
         "plots": ["plot_front", "plot_hypervolume", "plot_importances", "plot_parallel"],
+        "proxies": ["PROXIES", "rank_correlation", "score"],
         "space": ["SearchSpace"],
         "stopping": ["FrontStopper", "Stopper"],
         "study": ["search", "space_of"],

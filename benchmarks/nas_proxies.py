@@ -1,0 +1,49 @@
+"""Zero-cost proxies against the parameter count: rank correlation with trained accuracy on the bundled digits.
+
+    python benchmarks/nas_proxies.py [--trials 64] [--epochs 40] [--journal FILE]
+
+The accuracies are those of random candidates that were trained to the end, as benchmarks/nas_stopping.py trains them;
+with the same journal they are trained once for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from nas_stopping import random_search
+
+from nas import PROXIES, rank_correlation, score, space_of
+from nas.pareto import finished
+from vit import VisionTransformer
+from vit.data import load_data
+
+BATCH = 64
+
+
+def main() -> None:
+    """Train, score and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--journal", metavar="FILE")
+    options = parser.parse_args()
+    study = random_search(options.trials, options.epochs, options.journal)
+    trials, space, data = finished(study), space_of(study), load_data("digits")
+    images, labels = data.train.normalise(data.train.images[:BATCH]), data.train.labels[:BATCH]
+    accuracies = [trial.values[0] for trial in trials]
+    print(f"{len(trials)} networks of {options.epochs} epochs, accuracy {min(accuracies):.3f} to {max(accuracies):.3f}")
+    print(f"{'proxy':<12}{'Spearman':>10}{'Kendall':>10}{'ms':>8}")
+    for proxy in PROXIES:
+        scores, began = [], time.perf_counter()
+        for trial in trials:
+            torch.manual_seed(0)
+            scores.append(score(VisionTransformer(space.config(trial.params)), proxy, images, labels))
+        milliseconds = 1e3 * (time.perf_counter() - began) / len(trials)
+        found = rank_correlation(scores, accuracies)
+        print(f"{proxy:<12}{found['spearman']:>10.3f}{found['kendall']:>10.3f}{milliseconds:>8.1f}")
+
+
+if __name__ == "__main__":
+    main()
