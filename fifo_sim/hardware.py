@@ -46,7 +46,7 @@ class Hardware:
         dram_gbps: bandwidth of the port to memory outside, gigabits a second (10^9 bits).
         dram_latency_cycles: cycles from the last bit leaving that memory to the data being usable.
         dram_chunk_kib: weights that do not fit stream in chunks of at most this size, double-buffered, KiB; in smaller
-            ones where only these fit.
+            ones, down to a sixteenth of a layer, where only these fit.
         stream_weights: false if weights cannot come from outside while it runs; then they must all fit.
         weight_bits, activation_bits: width of what is stored, where the model does not say (or says float).
         accumulator_bits: width of partial sums, biases and LayerNorm parameters.

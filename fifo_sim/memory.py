@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 
 from fifo_sim.graph import Graph, bytes_of
 from fifo_sim.hardware import Hardware
-from fifo_sim.weight_streams import Stream, chunk_bits, streamable, with_streams
+from fifo_sim.weight_streams import Stream, streamable, with_streams
 from vit.errors import InputError
 
 ITEMS = ("weights", "fifos", "residuals", "kv", "lines", "double buffers", "working tiles")
+PIECES = (1, 4, 8, 16)  # least chunks of a layer, tried in turn; two chunks are on chip
 GAP = 1e-3  # of the traffic that choosing the resident weights may leave on the table
 
 
@@ -95,14 +96,12 @@ def fit(graph: Graph, hardware: Hardware, images: int) -> tuple[Graph, MemoryLed
     capacity = int(hardware.sram_kib * 1024)
     chosen: list[Stream] = []
     fitted, excess = graph, sram_bytes(graph) - capacity
-    least = excess
-    for streams in _ways_to_stream(graph, hardware) if excess > 0 else ():
+    for streams in _ways_to_stream(graph, hardware, excess) if excess > 0 else ():
         chosen, fitted, excess = _stream_enough(graph, streams, hardware, capacity)
-        least = min(least, excess)
         if excess <= 0:
             break
     if excess > 0:
-        raise _too_small(hardware, least)
+        raise _too_small(hardware, excess)
     traffic = {
         item: sum(bytes_of(sum(op.amounts)) for op in fitted.of_kind(item)) * images for item in ("input", "weights")
     }
@@ -110,19 +109,14 @@ def fit(graph: Graph, hardware: Hardware, images: int) -> tuple[Graph, MemoryLed
     return fitted, MemoryLedger(tuple(entries_of(fitted)), capacity, traffic, names)
 
 
-def _ways_to_stream(graph: Graph, hardware: Hardware) -> Iterator[list[Stream]]:
-    """The layers that may stream, in chunks of the machine's size and then, for what only so fits, of half and half."""
-    if not hardware.stream_weights:
-        return
-    found = streamable(graph, hardware)
-    yield found
-    bits = chunk_bits(hardware)
-    while bits > 1:
-        bits //= 2
-        smaller = streamable(graph, hardware, bits)
-        if smaller != found:
-            found = smaller
-            yield found
+def _ways_to_stream(graph: Graph, hardware: Hardware, goal: int) -> list[list[Stream]]:
+    """The layers that may stream: in chunks of the machine's size and then, for what only so fits, in smaller ones.
+
+    What cannot free `goal` bytes is left out, but for the smallest chunks.
+    """
+    ways = [streamable(graph, hardware, pieces) for pieces in PIECES] if hardware.stream_weights else []
+    enough = [way for way in ways[:-1] if sum(s.saved_bytes + bytes_of(s.operation.output_bits) for s in way) >= goal]
+    return enough + ways[-1:]
 
 
 def _stream_enough(

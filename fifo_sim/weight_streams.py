@@ -53,18 +53,19 @@ def chunk_bits(hardware: Hardware) -> int:
     return int(hardware.dram_chunk_kib * 8192)
 
 
-def streamable(graph: Graph, hardware: Hardware, most_bits: int | None = None) -> list[Stream]:
-    """The layers that gain memory by streaming in chunks of at most `most_bits` (of one column at least).
+def streamable(graph: Graph, hardware: Hardware, pieces: int = 1) -> list[Stream]:
+    """The layers that gain memory by streaming in chunks of at most `dram_chunk_kib` (of one column at least).
 
-    By default chunks are as large as the machine wants them.
+    Args:
+        pieces: least chunks of a layer, as far as it has columns.
     """
-    most_bits = chunk_bits(hardware) if most_bits is None else most_bits
     found = []
     for operation in graph.operations:
         weights = operation.weights
         if weights is not None and weights.streamable:
-            columns = max(1, most_bits // weights.column_bits)
-            found.append(Stream(operation, weights, -(-weights.columns // columns)))
+            columns = max(1, int(hardware.dram_chunk_kib * 8192) // weights.column_bits)
+            chunks = max(-(-weights.columns // columns), min(pieces, weights.columns))
+            found.append(Stream(operation, weights, chunks))
     return [stream for stream in found if stream.saved_bytes > 0]
 
 
