@@ -60,6 +60,11 @@ def load_model(spec: str, data: DataSplits | None = None, seed: int = 0) -> Load
     return loaded
 
 
+def network_in(file: str) -> nn.Module:
+    """The torch model in a checkpoint, float or QAT."""
+    return _from_file(Path(file)).network()
+
+
 def model_table(path: str | Path) -> dict[str, Any]:
     """The [model] table of a TOML file such as `tilevit search --export` writes: fields of ViTConfig."""
     tables = read_toml(path, "model")

@@ -1,14 +1,21 @@
-"""The most memory that one prediction needs, followed tensor by tensor."""
+"""The most memory that one prediction needs: of its tensors, one by one, and of a process that does nothing else."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from vit.errors import InputError
+
+CHECKPOINT = "vit.fresh_process:checkpoint_model"
 
 
 def peak_memory(model: nn.Module, images: Tensor) -> int:
@@ -32,6 +39,29 @@ def peak_memory(model: nn.Module, images: Tensor) -> int:
         return live.peak
     finally:
         model.train(was_training)
+
+
+def process_memory(file: str | Path, shape: tuple[int, int, int], loader: str = CHECKPOINT) -> int:
+    """Bytes of physical memory, at most, of a fresh process that loads `file` and predicts one image on the CPU.
+
+    Python, torch and what else the loader imports are in it, which is most of it for a small model.
+
+    Args:
+        file: a checkpoint, or what else the loader takes.
+        shape: (channels, height, width) of the image.
+        loader: "module:function" of a function from the file's name to a model.
+
+    Raises:
+        InputError: the process failed; its last line is the reason.
+    """
+    arguments = [loader, str(file), str(torch.get_num_threads()), *(str(side) for side in shape)]
+    done = subprocess.run(
+        [sys.executable, "-m", "vit.fresh_process", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise InputError("model", str(file), "a model that predicts in a process of its own", reason)
+    return int(done.stdout.split()[-1])
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

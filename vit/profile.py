@@ -1,9 +1,9 @@
-"""What a model costs: parameters, multiply-accumulates, bytes, sparsity, and measured time and memory."""
+"""What a model costs: parameters, multiply-accumulates, bytes, sparsity, and measured time, memory and power."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from vit.errors import InputError, require_int
+from vit.errors import InputError, require_float, require_int
 from vit.layers import FLOAT_BITS
 from vit.macs import count_macs
 from vit.masks import prunable_layers
 from vit.memory import peak_memory
+from vit.power import find_meter, measured_power
 from vit.zoo import model_spec
 
 
@@ -35,6 +36,9 @@ class Profile:
         peak_memory_bytes: tensors alive at once, at most, while one image is predicted: parameters, buffers, input and
             activations. On a GPU, what torch's allocator reports.
         device, threads, batch_size, warmup, rounds: how it was measured; `rounds` timed passes after `warmup` others.
+        power_w: while batches are predicted, what `power_source` counted; None where there is no such counter.
+        energy_mj: of one image, in millijoules, by the same counter.
+        power_source: "NVML, the whole board", "RAPL, the whole processor", or None.
     """
 
     params: int
@@ -51,6 +55,9 @@ class Profile:
     batch_size: int
     warmup: int
     rounds: int
+    power_w: float | None = None
+    energy_mj: float | None = None
+    power_source: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -64,6 +71,7 @@ def profile_model(
     batch_size: int = 64,
     warmup: int = 3,
     rounds: int = 20,
+    power_seconds: float = 1.0,
 ) -> Profile:
     """Count and time the model where it is, in evaluation mode, on torch's present number of threads.
 
@@ -72,43 +80,94 @@ def profile_model(
             model's own input.
         batch_size: images a batch for the throughput.
         warmup, rounds: passes before timing, and timed.
+        power_seconds: how long batches are predicted to read the power, where the machine counts it; 0 is not at all.
 
     Raises:
-        InputError: an input the model does not take, or a count below 1.
+        InputError: an input the model does not take, or a number out of range.
     """
+    options = {"batch_size": batch_size, "warmup": warmup, "rounds": rounds, "power_seconds": power_seconds}
+    return profile_models({"model": model}, input_size, **options)["model"]  # type: ignore[arg-type]
+
+
+def profile_models(
+    models: Mapping[str, nn.Module],
+    input_size: tuple[int, int, int] | int | None = None,
+    *,
+    batch_size: int = 64,
+    warmup: int = 3,
+    rounds: int = 20,
+    power_seconds: float = 1.0,
+) -> dict[str, Profile]:
+    """`profile_model` of several models, timed in turns, so that all meet the same load of the machine."""
     for name, value in (("batch_size", batch_size), ("warmup", warmup), ("rounds", rounds)):
         require_int(name, value)
-    shape = _input_shape(model, input_size)
-    place = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    images = torch.zeros(batch_size, *shape, device=place)
-    was_training = model.training
-    model.eval()
+    require_float("power_seconds", power_seconds, 0, float("inf"), open_high=True)
+    sides = [_Side(model, _input_shape(model, input_size), batch_size) for model in models.values()]
+    modes = [side.model.training for side in sides]
     try:
-        macs = count_macs(model, images[:1])
-        with torch.inference_mode():
-            single = _times(lambda: model(images[:1]), place, warmup, rounds)
-            batch = _times(lambda: model(images), place, warmup, rounds)
-        memory = peak_memory(model, torch.zeros(1, *shape, device=place))
+        for side in sides:
+            side.model.eval()
+        macs = [count_macs(side.model, side.batch[:1]) for side in sides]
+        single = _times([side.predict_one for side in sides], warmup, rounds)
+        batch = _times([side.predict_batch for side in sides], warmup, rounds)
+        power = [side.power(power_seconds) for side in sides]
+        memory = [peak_memory(side.model, side.batch[:1].clone()) for side in sides]
     except (RuntimeError, ValueError, AssertionError) as error:
         raise InputError("input_size", input_size, "an input that the model takes", str(error)) from error
     finally:
-        model.train(was_training)
-    return Profile(
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        macs=macs,
-        flops=2 * macs,
-        size_bytes=size_bytes(model),
-        sparsity=_sparsity(model),
-        latency_ms=1e3 * float(np.median(single)),
-        latency_p95_ms=1e3 * float(np.percentile(single, 95)),
-        throughput=batch_size / float(np.median(batch)),
-        peak_memory_bytes=memory,
-        device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
-        threads=torch.get_num_threads(),
-        batch_size=batch_size,
-        warmup=warmup,
-        rounds=rounds,
-    )
+        for side, mode in zip(sides, modes, strict=True):
+            side.model.train(mode)
+    return {
+        name: Profile(
+            params=sum(parameter.numel() for parameter in side.model.parameters()),
+            macs=macs[i],
+            flops=2 * macs[i],
+            size_bytes=size_bytes(side.model),
+            sparsity=_sparsity(side.model),
+            latency_ms=1e3 * float(np.median(single[i])),
+            latency_p95_ms=1e3 * float(np.percentile(single[i], 95)),
+            throughput=batch_size / float(np.median(batch[i])),
+            peak_memory_bytes=memory[i],
+            device=torch.cuda.get_device_name(side.place) if side.place.type == "cuda" else "cpu",
+            threads=torch.get_num_threads(),
+            batch_size=batch_size,
+            warmup=warmup,
+            rounds=rounds,
+            **power[i],
+        )
+        for i, (name, side) in enumerate(zip(models, sides, strict=True))
+    }
+
+
+class _Side:
+    """A model with images of its shape where it is."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int], batch_size: int) -> None:
+        self.model = model
+        self.place = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.batch = torch.zeros(batch_size, *shape, device=self.place)
+
+    def predict_one(self) -> None:
+        """One image, to its end."""
+        self._predict(self.batch[:1])
+
+    def predict_batch(self) -> None:
+        """The whole batch, to its end."""
+        self._predict(self.batch)
+
+    def power(self, seconds: float) -> dict[str, Any]:
+        """The power fields of a Profile; none where nothing counts."""
+        meter = find_meter(self.place) if seconds else None
+        if meter is None:
+            return {}
+        watts, joules = measured_power(self.predict_batch, meter, seconds)
+        return {"power_w": watts, "energy_mj": 1e3 * joules / len(self.batch), "power_source": meter.source}
+
+    @torch.inference_mode()
+    def _predict(self, images: torch.Tensor) -> None:
+        self.model(images)
+        if self.place.type == "cuda":
+            torch.cuda.synchronize(self.place)
 
 
 def size_bytes(model: nn.Module) -> int:
@@ -123,17 +182,15 @@ def size_bytes(model: nn.Module) -> int:
     return (bits + 7) // 8
 
 
-def _times(run: Callable[[], Any], device: torch.device, warmup: int, rounds: int) -> list[float]:
-    """Seconds of each of `rounds` runs, after `warmup` others."""
-
-    def timed() -> float:
-        began = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - began
-
-    return [timed() for _ in range(warmup + rounds)][warmup:]
+def _times(runs: Sequence[Callable[[], None]], warmup: int, rounds: int) -> list[list[float]]:
+    """Seconds of `rounds` calls of each function, in turns, after `warmup` others."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(warmup + rounds):
+        for run, kept in zip(runs, times, strict=True):
+            began = time.perf_counter()
+            run()
+            kept.append(time.perf_counter() - began)
+    return [kept[warmup:] for kept in times]
 
 
 def _input_shape(model: nn.Module, input_size: tuple[int, int, int] | int | None) -> tuple[int, int, int]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from vit.checkpoint import save_checkpoint
 from vit.config import ViTConfig
 from vit.errors import InputError
 from vit.layers import describe, layers_of
 from vit.macs import count_macs
 from vit.masks import set_mask
-from vit.memory import peak_memory
-from vit.profile import profile_model, size_bytes
+from vit.memory import peak_memory, process_memory
+from vit.profile import profile_model, profile_models, size_bytes
 from vit.zoo import create_model
 
 
@@ -173,6 +175,31 @@ def test_peak_memory_is_the_tensors_alive_at_once() -> None:
     assert peak_memory(model, images) == weights + 4 * 20 + 2 * hidden
 
 
+def test_models_side_by_side_have_each_its_own_profile() -> None:
+    small, large = (create_model({"dim": dim, "depth": 1, "heads": 2}, image_size=8) for dim in (8, 16))
+    found = profile_models({"small": small, "large": large.train()}, batch_size=2, rounds=2, power_seconds=0)
+    assert list(found) == ["small", "large"]
+    assert found["large"].macs == profile_model(large, batch_size=2, rounds=1, power_seconds=0).macs
+    assert found["small"].params < found["large"].params
+    assert large.training
+
+
+def test_a_fresh_process_holds_at_least_its_model(tmp_path: Path) -> None:
+    width = 1024
+    small, large = (create_model({"dim": dim, "depth": 1, "heads": 2}, image_size=8) for dim in (8, width))
+    peaks = []
+    for name, model in (("small", small), ("large", large)):
+        save_checkpoint(tmp_path / f"{name}.safetensors", model)
+        peaks.append(process_memory(tmp_path / f"{name}.safetensors", (3, 8, 8)))
+    assert peaks[0] > 20 * 2**20  # Python and torch
+    assert peaks[1] - peaks[0] > 0.9 * size_bytes(large)
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="an existing checkpoint file"):
+        process_memory(tmp_path / "gone.safetensors", (3, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [
@@ -182,6 +209,7 @@ def test_peak_memory_is_the_tensors_alive_at_once() -> None:
         ({"input_size": -1}, "input_size"),
         ({"rounds": 0}, "rounds"),
         ({"batch_size": 0}, "batch_size"),
+        ({"power_seconds": -1.0}, "power_seconds"),
     ],
 )
 def test_bad_requests_are_refused(options: dict[str, Any], field: str) -> None:
