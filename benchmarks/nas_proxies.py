@@ -1,6 +1,6 @@
 """Zero-cost proxies against the parameter count: rank correlation with trained accuracy on the bundled digits.
 
-    python benchmarks/nas_proxies.py [--trials 64] [--epochs 40] [--journal FILE]
+    python benchmarks/nas_proxies.py [--trials 64] [--epochs 16] [--journal FILE]
 
 The accuracies are those of random candidates that were trained to the end, as benchmarks/nas_stopping.py trains them;
 with the same journal they are trained once for both.
@@ -26,7 +26,7 @@ def main() -> None:
     """Train, score and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--journal", metavar="FILE")
     options = parser.parse_args()
     study = random_search(options.trials, options.epochs, options.journal)

@@ -1,6 +1,6 @@
 """Early stopping of a search on the bundled digits: epochs saved, and hypervolume lost for them.
 
-    python benchmarks/nas_stopping.py [--trials 64] [--epochs 40] [--journal FILE] [--orders 20]
+    python benchmarks/nas_stopping.py [--trials 64] [--epochs 16] [--journal FILE] [--orders 20]
 
 First a search with random candidates trains all of them to the end; it goes on where it was if it is stopped. Then the
 rule is asked after every epoch of the recorded curves, just as `nas.search(..., stopping=...)` asks it, in the order of
@@ -24,7 +24,7 @@ from vit import Recipe
 from vit.data import load_data
 
 OBJECTIVES = ("accuracy", "params", "cycles")
-CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9)
+CONFIDENCES = (0.8, 0.85, 0.9, 0.95)
 
 
 def random_search(trials: int, epochs: int, journal: str | None) -> Study:
@@ -88,7 +88,7 @@ def main() -> None:
     """Train, replay and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--orders", type=int, default=20)
     parser.add_argument("--journal", metavar="FILE")
     options = parser.parse_args()

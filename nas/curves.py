@@ -1,4 +1,4 @@
-"""Learning curves: what a training is going to reach, told from those that went to their end."""
+"""Learning curves: what they tell of trainings that are not at their end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -27,36 +24,37 @@ class Curve:
     finished: bool = True
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """The final accuracy of a training under way: what is expected, and what it can hardly exceed."""
-
-    expected: float
-    high: float
-
-
-def forecast(accuracy: Sequence[float], finished: Sequence[Sequence[float]], confidence: float = 0.9) -> Forecast:
+def expected_final(accuracy: Sequence[float], finished: Sequence[Sequence[float]]) -> float:
     """The final accuracy of a training, by what finished ones of the same recipe gained from the same epoch on.
 
-    The final accuracy is a straight line of the accuracy at this epoch, fitted to the finished curves; its slope is
-    held between 0 (all end alike) and 1 (all gain alike). `high` adds the gain that a curve like them exceeds with a
-    probability of at most 1 - confidence: their ceil((n + 1) * confidence)-th smallest residual (conformal prediction,
-    Vovk et al. 2005), so it is infinite for fewer than confidence / (1 - confidence) curves.
+    It is a straight line of the accuracy at this epoch, fitted to the finished curves; its slope is held between 0 (all
+    end alike) and 1 (all gain alike).
 
     Args:
         accuracy: after each epoch so far, at least one.
-        finished: accuracies after each epoch, of trainings of more epochs than `accuracy` has.
+        finished: accuracies after each epoch of whole trainings.
     """
+    if not finished:
+        return float(accuracy[-1])
     epoch = len(accuracy) - 1
     now, then = np.array([curve[epoch] for curve in finished]), np.array([curve[-1] for curve in finished])
-    if not len(now):
-        return Forecast(float(accuracy[-1]), math.inf)
     off = now - now.mean()
     spread = float(off @ off)
     slope = min(1.0, max(0.0, float(off @ then) / spread)) if spread else 1.0
-    start = then.mean() - slope * now.mean()
-    expected = float(start + slope * accuracy[-1])
-    rank = math.ceil((len(now) + 1) * confidence - 1e-9)
-    if rank > len(now):
-        return Forecast(expected, math.inf)
-    return Forecast(expected, expected + float(np.sort(then - start - slope * now)[rank - 1]))
+    return float(then.mean() + slope * (accuracy[-1] - now.mean()))
+
+
+def safe_lead(finished: Sequence[Sequence[float]], epochs: int, confidence: float) -> float:
+    """The smallest lead in accuracy after so many epochs that tells who is ahead in the end.
+
+    Of all pairs of finished trainings with at least that lead, the one behind ended ahead in at most 1 - confidence.
+    Infinite where no lead is as safe as that, or no two trainings differ.
+    """
+    now, then = (np.array([curve[i] for curve in finished], dtype=float) for i in (epochs - 1, -1))
+    lead, overtaken = now[:, None] - now, then[:, None] < then  # of the row over the column
+    ahead = lead > 0
+    falling = np.argsort(-lead[ahead], kind="stable")
+    leads, share = lead[ahead][falling], np.cumsum(overtaken[ahead][falling]) / np.arange(1, ahead.sum() + 1)
+    last_of_equals = np.append(leads[1:] < leads[:-1], True)[: len(leads)]
+    safe = np.flatnonzero((share <= 1 - confidence + 1e-12) & last_of_equals)
+    return float(leads[safe[-1]]) if len(safe) else math.inf

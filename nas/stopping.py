@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from nas.curves import Curve, forecast
-from vit.errors import require_float, require_int
+from nas.curves import Curve, safe_lead
+from vit.errors import require_float
+
+ENOUGH = 5  # finished trainings, before which nothing is known of how curves cross
 
 
 class Stopper(Protocol):
@@ -25,45 +27,45 @@ class Stopper(Protocol):
 class FrontStopper:
     """Stops a candidate whose learning curve cannot reach the Pareto front any more.
 
-    Its costs are known exactly, so the front asks a certain accuracy of it: the best that a finished candidate has
-    which is nowhere dearer. It stops once its final accuracy is forecast to stay below that even where it gains as much
-    as it can hardly do (`nas.curves.forecast`). A candidate that is cheaper than all finished ones in some cost is
-    never stopped, nor is any before enough have finished: confidence / (1 - confidence).
+    Costs are known exactly, so a candidate is off the front if another that is nowhere dearer ends more accurate. It is
+    stopped once one of those was so far ahead of it after the same epoch that finished trainings hardly ever made up
+    as much (`nas.curves.safe_lead`). A candidate that is cheaper than all others in some cost is never stopped, nor is
+    any before five have finished.
 
     Args:
-        confidence: part of the candidates that gain no more than the forecast grants them; higher stops later.
-        warmup: epochs that every candidate is trained.
-        slack: accuracy by which a candidate has to beat the front, for its training to go on; 0.001 is a tenth of a
-            point.
+        confidence: part of the leads that hold to the end; higher stops later.
+        warmup: part of the epochs that every candidate is trained.
     """
 
     confidence: float = 0.9
-    warmup: int = 1
-    slack: float = 0.0
+    warmup: float = 0.1
 
     def __post_init__(self) -> None:
-        require_float("confidence", self.confidence, 0, 1, open_low=True, open_high=True)
-        require_int("warmup", self.warmup)
-        require_float("slack", self.slack, 0, 1)
+        require_float("confidence", self.confidence, 0, 1, open_low=True)
+        require_float("warmup", self.warmup, 0, 1)
 
     def stops(self, curve: Curve, others: Sequence[Curve]) -> bool:
-        """Whether the candidate would be dominated even at the highest accuracy forecast."""
-        if len(curve.accuracy) < self.warmup:
+        """Whether another candidate, finished or stopped, is ahead for good."""
+        finished = list(dict.fromkeys(other.accuracy for other in others if other.finished))  # twins share one training
+        epochs = len(curve.accuracy)
+        if len(finished) < ENOUGH or epochs < self.warmup * len(finished[0]):
             return False
-        finished = [other for other in others if other.finished]
-        asked = bar(curve, finished)
-        if asked == -math.inf:
-            return False
-        distinct = list(dict.fromkeys(other.accuracy for other in finished))  # twins share one training
-        high = forecast(curve.accuracy, distinct, self.confidence).high
-        return high <= asked + self.slack
+        lead = best_rival(curve, others) - curve.accuracy[-1]
+        return lead > 0 and lead >= safe_lead(finished, epochs, self.confidence)
 
     def settings(self) -> dict[str, Any]:
         """The name of the rule and its arguments."""
         return {"rule": "front", **asdict(self)}
 
 
-def bar(curve: Curve, finished: Sequence[Curve]) -> float:
-    """The accuracy that the candidate must exceed to be on the front; -inf if it is there with any."""
-    rivals = [other for other in finished if all(a <= b for a, b in zip(other.costs, curve.costs, strict=True))]
-    return max((other.accuracy[-1] for other in rivals), default=-math.inf)
+def best_rival(curve: Curve, others: Sequence[Curve]) -> float:
+    """The highest accuracy after as many epochs of a candidate that is nowhere dearer; -inf if there is none."""
+    epochs = len(curve.accuracy)
+    return max(
+        (
+            other.accuracy[epochs - 1]
+            for other in others
+            if len(other.accuracy) >= epochs and all(a <= b for a, b in zip(other.costs, curve.costs, strict=True))
+        ),
+        default=-math.inf,
+    )

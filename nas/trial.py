@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.cost_aware import EXPECTED
 from nas.costs import TRAINED
-from nas.curves import Curve, forecast
+from nas.curves import Curve, expected_final
 from nas.pareto import ended
 from nas.space import Params
 from nas.stopping import Stopper
@@ -157,7 +157,7 @@ class Training:
     def expected(self) -> float:
         """The accuracy that a training which was stopped would have had in the end, as its curve tells."""
         others = [other.accuracy for other in curves_of(self._study, self._task) if other.finished]
-        return min(1.0, forecast(self.curve, others).expected)
+        return min(1.0, expected_final(self.curve, others))
 
     def costs(self) -> tuple[float, ...]:
         """The objectives of the candidate that are computed."""

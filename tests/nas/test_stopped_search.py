@@ -13,7 +13,7 @@ from tests.nas.toy import toy_data, toy_space
 from vit import InputError, Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-RULE = FrontStopper(confidence=0.6)
+RULE = FrontStopper(confidence=0.7)
 EPOCHS = 5
 
 
@@ -29,7 +29,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     epochs: list[int] = []
 
     def accuracy(task: Task, params: dict[str, float], on_epoch: Callable[[dict[str, float]], None]) -> float:
-        final = 1 - 1 / (params["dim"] * params.get("heads", 1) * params.get("mlp_ratio", 1.0) + 2)
+        final = 1 - 1 / (params["dim"] * params.get("heads", 1) * params.get("mlp_ratio", 1.0) / params["depth"] + 2)
         for epoch in range(1, EPOCHS + 1):
             epochs.append(epoch)
             on_epoch({"epoch": epoch, "val_accuracy": final * epoch / EPOCHS})
@@ -91,7 +91,7 @@ def test_an_interrupted_search_ends_the_same(sampler: str, tmp_path: Path) -> No
 @pytest.mark.usefixtures("trained")
 def test_another_rule_is_another_study(tmp_path: Path) -> None:
     stopped_search(trials=1, storage=tmp_path / "s.journal")
-    with pytest.raises(InputError, match=r"stopping.confidence is 0.6 there and 0.9 here"):
+    with pytest.raises(InputError, match=r"stopping.confidence is 0.7 there and 0.9 here"):
         stopped_search(trials=1, storage=tmp_path / "s.journal", stopping=FrontStopper())
     with pytest.raises(InputError, match="stopping is"):
         stopped_search(trials=1, storage=tmp_path / "s.journal", stopping=None)

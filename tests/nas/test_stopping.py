@@ -1,89 +1,89 @@
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas import Curve, FrontStopper, forecast
-from nas.stopping import bar
+from nas import Curve, FrontStopper
+from nas.curves import expected_final, safe_lead
+from nas.stopping import ENOUGH, best_rival
 from vit import InputError
 
 unit = st.floats(0, 1, allow_nan=False)
+curves = st.lists(st.tuples(unit, unit, unit), min_size=2, max_size=12)
 
 
-def parallel(count: int, epochs: int = 6) -> list[tuple[float, ...]]:
-    """Curves that differ by a constant, so that all gain alike."""
-    return [tuple(0.1 * epoch + 0.02 * i for epoch in range(epochs)) for i in range(count)]
+def parallel(count: int, epochs: int = 10) -> list[tuple[float, ...]]:
+    """Curves that differ by 0.02 throughout, so that all gain alike and none overtakes."""
+    return [tuple(0.05 * epoch + 0.02 * i for epoch in range(epochs)) for i in range(count)]
 
 
-def test_curves_that_gain_alike_foretell_exactly() -> None:
-    told = forecast([0.3, 0.4], parallel(9))
-    assert told.expected == pytest.approx(0.8)
-    assert told.high == pytest.approx(0.8)
+def test_curves_that_gain_alike_and_that_end_alike_foretell_the_end() -> None:
+    assert expected_final([0.0, 0.1], parallel(6)) == pytest.approx(0.5)
+    assert expected_final([0.05], [(0.1 * i, 0.9) for i in range(6)]) == pytest.approx(0.9)
+    assert expected_final([0.05], []) == 0.05
 
 
-def test_curves_that_end_alike_foretell_their_end() -> None:
-    told = forecast([0.05], [(0.1 * i, 0.9) for i in range(9)])
-    assert (told.expected, told.high) == (pytest.approx(0.9), pytest.approx(0.9))
-
-
-@pytest.mark.parametrize(("confidence", "enough"), [(0.5, 1), (0.8, 4), (0.9, 9)])
-def test_too_few_curves_bound_nothing(confidence: float, enough: int) -> None:
-    assert forecast([0.3], parallel(enough), confidence).high < math.inf
-    assert forecast([0.3], parallel(enough - 1), confidence).high == math.inf
-
-
-def test_the_bound_holds_for_the_share_it_promises() -> None:
-    rng, kept = np.random.default_rng(0), []
-    for _ in range(600):
-        start = rng.uniform(0, 0.5, 26)
-        curves = np.column_stack([start, start + 0.3 + 0.05 * rng.standard_normal(26)])
-        kept.append(curves[-1, 1] <= forecast(curves[-1, :1].tolist(), curves[:-1].tolist(), 0.8).high)
-    assert 0.76 < np.mean(kept) < 0.9
-
-
-@given(st.lists(st.tuples(unit, unit, unit), min_size=9, max_size=12), unit, unit)
+@given(curves, unit, unit)
 def test_more_now_is_never_less_in_the_end(finished: list[tuple[float, ...]], a: float, b: float) -> None:
-    low, high = (forecast([x], finished) for x in sorted((a, b)))
-    assert low.expected <= high.expected + 1e-9
-    assert low.high <= high.high + 1e-9
+    low, high = (expected_final([x], finished) for x in sorted((a, b)))
+    assert low <= high + 1e-9
 
 
-FINISHED = [Curve(curve, (10.0 + i, 5.0)) for i, curve in enumerate(parallel(9))]
+@given(curves, st.sampled_from([0.6, 0.9, 1.0]))
+def test_the_lead_is_safe_and_no_smaller_one_is(finished: list[tuple[float, ...]], confidence: float) -> None:
+    pairs = [(a[0] - b[0], a[-1] < b[-1]) for a in finished for b in finished if a[0] > b[0]]
+
+    def is_safe(lead: float) -> bool:
+        held = [overtaken for size, overtaken in pairs if size >= lead]
+        return sum(held) <= (1 - confidence + 1e-12) * len(held)
+
+    expected = min((size for size, _ in pairs if is_safe(size)), default=math.inf)
+    assert safe_lead(finished, 1, confidence) == expected
+
+
+ENDED = [Curve(curve, (10.0 + i, 5.0)) for i, curve in enumerate(parallel(ENOUGH))]  # dearer is better by 0.02
 
 
 def test_what_cannot_reach_the_front_is_stopped_and_the_rest_goes_on() -> None:
-    stopper = FrontStopper()
-    best = FINISHED[-1].accuracy[-1]  # asked of whatever costs as much
-    assert bar(Curve((0.0,), (30.0, 5.0)), FINISHED) == best
-    assert stopper.stops(Curve((best - 0.5 - 0.01,), (30.0, 5.0)), FINISHED)
-    assert not stopper.stops(Curve((best - 0.5 + 0.01,), (30.0, 5.0)), FINISHED)
-    assert not stopper.stops(Curve((0.0,), (9.0, 5.0)), FINISHED)  # cheaper than all
-    assert not stopper.stops(Curve((0.0,), (30.0, 4.0)), FINISHED)
-    assert not stopper.stops(Curve((0.0,), (30.0, 5.0)), FINISHED[:8])  # too few to tell
+    stopper, best = FrontStopper(), ENDED[-1].accuracy[0]
+    assert best_rival(Curve((0.0,), (30.0, 5.0)), ENDED) == best
+    assert stopper.stops(Curve((best - 0.021,), (30.0, 5.0)), ENDED)
+    assert not stopper.stops(Curve((best - 0.01,), (30.0, 5.0)), ENDED)  # no pair tells of so small a lead
+    assert not stopper.stops(Curve((best,), (30.0, 5.0)), ENDED)
+    assert not stopper.stops(Curve((0.0,), (9.0, 5.0)), ENDED)  # cheaper than all
+    assert not stopper.stops(Curve((0.0,), (30.0, 4.0)), ENDED)
+    assert not stopper.stops(Curve((0.0,), (30.0, 5.0)), ENDED[:-1])  # too few to tell
 
 
-def test_slack_and_warmup() -> None:
-    hopeful = Curve((FINISHED[-1].accuracy[-1] - 0.5 + 0.01,), (30.0, 5.0))
-    assert FrontStopper(slack=0.02).stops(hopeful, FINISHED)
+def test_curves_that_cross_ask_for_a_longer_lead() -> None:
+    crossing = [Curve((0.1 * i, 0.5 - 0.1 * i), (1.0,)) for i in range(3)]
+    apart = [Curve((0.9, 0.9), (1.0,)), Curve((1.0, 1.0), (1.0,))]
+    stopper = FrontStopper(confidence=0.95)
+    assert not stopper.stops(Curve((0.8,), (2.0,)), crossing + apart)
+    assert FrontStopper(confidence=0.5).stops(Curve((0.8,), (2.0,)), crossing + apart)
+
+
+def test_warmup_is_a_part_of_the_epochs() -> None:
     hopeless = Curve((0.0, 0.0), (30.0, 5.0))
-    assert not FrontStopper(warmup=3).stops(hopeless, FINISHED)
-    assert FrontStopper(warmup=2).stops(hopeless, FINISHED)
+    assert not FrontStopper(warmup=0.3).stops(hopeless, ENDED)
+    assert FrontStopper(warmup=0.2).stops(hopeless, ENDED)
 
 
-def test_what_was_stopped_neither_asks_nor_foretells() -> None:
-    stopped = [Curve((1.0, 1.0), (0.0, 0.0), finished=False)] * 9
-    assert not FrontStopper().stops(Curve((0.0,), (30.0, 5.0)), stopped)
+def test_a_stopped_rival_counts_as_far_as_it_was_trained() -> None:
+    rival = Curve((0.9,), (1.0, 1.0), finished=False)
+    assert FrontStopper().stops(Curve((0.2,), (2.0, 2.0)), [*ENDED, rival])
+    assert not FrontStopper().stops(Curve((0.2, 0.2), (2.0, 2.0)), [*ENDED, rival])
+    assert not FrontStopper().stops(Curve((0.2,), (2.0, 2.0)), [rival] * 9)  # none that finished
 
 
 def test_accuracy_alone_is_a_front_of_one() -> None:
-    finished = [Curve(curve.accuracy) for curve in FINISHED]
-    assert FrontStopper().stops(Curve((0.1,)), finished)
-    assert not FrontStopper().stops(Curve((0.2,)), finished)
+    ended = [Curve(curve.accuracy) for curve in ENDED]
+    assert FrontStopper().stops(Curve((0.05,)), ended)
+    assert not FrontStopper().stops(Curve((0.1,)), ended)
 
 
-@pytest.mark.parametrize(("options", "field"), [({"confidence": 1}, "confidence"), ({"warmup": 0}, "warmup")])
+@pytest.mark.parametrize(("options", "field"), [({"confidence": 0}, "confidence"), ({"warmup": 2}, "warmup")])
 def test_bad_input_is_named(options: dict[str, float], field: str) -> None:
     with pytest.raises(InputError) as caught:
         FrontStopper(**options)
