@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from optuna import Study
 
-from nas import Curve, FrontStopper, Progress, SearchSpace, Stopper, hypervolume, search
+from nas import Curve, FrontStopper, Halving, Progress, SearchSpace, Stopper, hypervolume, search
 from nas.pareto import finished
 from vit import Recipe
 from vit.data import load_data
 
 OBJECTIVES = ("accuracy", "params", "cycles")
-CONFIDENCES = (0.8, 0.85, 0.9, 0.95)
+RULES: dict[str, Stopper] = {f"front, confidence {c}": FrontStopper(c) for c in (0.8, 0.85, 0.9, 0.95)}
+RULES |= {"halving, factor 3": Halving()}
 
 
 def random_search(trials: int, epochs: int, journal: str | None) -> Study:
@@ -64,7 +65,7 @@ def replay(stopper: Stopper, curves: Sequence[Curve]) -> tuple[int, list[Curve]]
     for whole in curves:
         for epoch in range(1, len(whole.accuracy)):
             part = Curve(whole.accuracy[:epoch], whole.costs, finished=False)
-            if stopper.stops(part, ended):
+            if stopper.stops(part, ended, len(whole.accuracy)):
                 break
         else:
             part = whole
@@ -96,9 +97,9 @@ def main() -> None:
     everything, best = sum(len(curve.accuracy) for curve in curves), volume(curves, curves)
     print(f"{len(curves)} trials of {options.epochs} epochs; in the order of the search, then mean (worst) of", end=" ")
     print(f"{options.orders} random orders")
-    print(f"{'confidence':>10}{'epochs saved':>14}{'volume lost':>13}{'epochs saved':>22}{'volume lost':>20}")
-    for confidence in CONFIDENCES:
-        stopper, found = FrontStopper(confidence), []
+    print(f"{'rule':<24}{'epochs saved':>14}{'volume lost':>13}{'epochs saved':>22}{'volume lost':>20}")
+    for name, stopper in RULES.items():
+        found = []
         for seed in range(options.orders + 1):
             order = np.random.default_rng(seed).permutation(len(curves)) if seed else np.arange(len(curves))
             epochs, done = replay(stopper, [curves[i] for i in order])
@@ -106,7 +107,7 @@ def main() -> None:
         (saved, lost), others = found[0], np.array(found[1:])
         mean = others.mean(axis=0)
         print(
-            f"{confidence:>10}{saved:>13.2f}x{lost:>13.2%}{mean[0]:>13.2f}x ({others[:, 0].min():.2f}x)"
+            f"{name:<24}{saved:>13.2f}x{lost:>13.2%}{mean[0]:>13.2f}x ({others[:, 0].min():.2f}x)"
             f"{mean[1]:>11.2%} ({others[:, 1].max():.2%})"
         )
 

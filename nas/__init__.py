@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "plots": ["plot_front", "plot_hypervolume", "plot_importances", "plot_parallel"],
         "proxies": ["PROXIES", "rank_correlation", "score"],
         "space": ["SearchSpace"],
-        "stopping": ["FrontStopper", "Stopper"],
+        "stopping": ["FrontStopper", "Halving", "Stopper"],
         "study": ["search", "space_of"],
         "task": ["OBJECTIVES", "SAMPLERS"],
         "trial": ["Progress", "epochs_trained"],

@@ -143,7 +143,7 @@ def train_there(
         curve.append(row["val_accuracy"])
         if stopping is None or len(curve) == recipe.epochs:
             return
-        if stopping.stops(Curve(tuple(curve), costs, finished=False), others):
+        if stopping.stops(Curve(tuple(curve), costs, finished=False), others, recipe.epochs):
             raise Stopped
 
     with ONE_AT_A_TIME:

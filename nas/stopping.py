@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from nas.curves import Curve, safe_lead
-from vit.errors import require_float
+from nas.pareto import non_dominated
+from vit.errors import require_float, require_int
 
 ENOUGH = 5  # finished trainings, before which nothing is known of how curves cross
 
@@ -16,8 +19,12 @@ ENOUGH = 5  # finished trainings, before which nothing is known of how curves cr
 class Stopper(Protocol):
     """A rule that `nas.search` asks after every epoch but the last."""
 
-    def stops(self, curve: Curve, others: Sequence[Curve]) -> bool:
-        """Whether to stop the training of `curve`, given those of the trials that ended before, in their order."""
+    def stops(self, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
+        """Whether to stop the training of `curve`, given those of the trials that ended before, in their order.
+
+        Args:
+            epochs: of a whole training.
+        """
 
     def settings(self) -> dict[str, Any]:
         """JSON values that say what the rule does; a study goes on under the same rule only."""
@@ -44,18 +51,57 @@ class FrontStopper:
         require_float("confidence", self.confidence, 0, 1, open_low=True)
         require_float("warmup", self.warmup, 0, 1)
 
-    def stops(self, curve: Curve, others: Sequence[Curve]) -> bool:
+    def stops(self, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
         """Whether another candidate, finished or stopped, is ahead for good."""
         finished = list(dict.fromkeys(other.accuracy for other in others if other.finished))  # twins share one training
-        epochs = len(curve.accuracy)
-        if len(finished) < ENOUGH or epochs < self.warmup * len(finished[0]):
+        trained = len(curve.accuracy)
+        if len(finished) < ENOUGH or trained < self.warmup * epochs:
             return False
         lead = best_rival(curve, others) - curve.accuracy[-1]
-        return lead > 0 and lead >= safe_lead(finished, epochs, self.confidence)
+        return lead > 0 and lead >= safe_lead(finished, trained, self.confidence)
 
     def settings(self) -> dict[str, Any]:
         """The name of the rule and its arguments."""
         return {"rule": "front", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Successive halving by Pareto rank: a few epochs for all, more for the best part, all epochs for its best part.
+
+    After epochs / factor^k epochs (k from `rungs` to 1), a candidate goes on if it is among the best 1 / factor of
+    those that came as far, by the number of the front it is on when front after front is taken away. It is decided at
+    once and for good, in the order in which candidates come (the stopping rule of ASHA, Li et al. 2020, with ranks as
+    in Schmucker et al. 2021), so no worker waits.
+
+    Args:
+        factor: one in so many goes on.
+        rungs: how often it is decided.
+    """
+
+    factor: int = 3
+    rungs: int = 2
+
+    def __post_init__(self) -> None:
+        require_int("factor", self.factor, low=2)
+        require_int("rungs", self.rungs)
+
+    def stops(self, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
+        """Whether the candidate stands at a rung, and too many are on better fronts there."""
+        trained = len(curve.accuracy)
+        if trained not in {math.ceil(epochs / self.factor**k) for k in range(1, self.rungs + 1)}:
+            return False
+        here = [curve, *(other for other in others if len(other.accuracy) >= trained)]
+        losses = np.array([[-one.accuracy[trained - 1], *one.costs] for one in here])
+        better = 0
+        while not (best := non_dominated(losses))[0]:
+            better += int(best.sum())
+            losses = losses[~best]
+        return better >= math.ceil(len(here) / self.factor)
+
+    def settings(self) -> dict[str, Any]:
+        """The name of the rule and its arguments."""
+        return {"rule": "halving", **asdict(self)}
 
 
 def best_rival(curve: Curve, others: Sequence[Curve]) -> float:

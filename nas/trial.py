@@ -167,7 +167,7 @@ class Training:
         if self._stopping is None or len(self.curve) == self._task.recipe.epochs:
             return
         here = Curve(tuple(self.curve), self.costs(), finished=False)
-        if self._stopping.stops(here, curves_of(self._study, self._task)):
+        if self._stopping.stops(here, curves_of(self._study, self._task), self._task.recipe.epochs):
             self.stopped = True
             raise Stopped
 

@@ -6,7 +6,18 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
-from nas import SAMPLERS, CostAwareSampler, FrontStopper, Progress, SearchSpace, epochs_trained, front, search
+from nas import (
+    SAMPLERS,
+    CostAwareSampler,
+    FrontStopper,
+    Halving,
+    Progress,
+    SearchSpace,
+    Stopper,
+    epochs_trained,
+    front,
+    search,
+)
 from nas.pareto import ended, finished
 from nas.task import Task
 from tests.nas.toy import toy_data, toy_space
@@ -66,10 +77,10 @@ def test_the_front_is_that_of_a_search_that_stops_nothing() -> None:
     assert [t.values for t in front(stopped_search(sampler="random"))] == [t.values for t in front(whole)]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("sampler", "rule"), [*((sampler, RULE) for sampler in SAMPLERS), ("cost-aware", Halving())])
 @pytest.mark.usefixtures("trained")
-def test_an_interrupted_search_ends_the_same(sampler: str, tmp_path: Path) -> None:
-    whole = stopped_search(sampler=sampler)
+def test_an_interrupted_search_ends_the_same(sampler: str, rule: Stopper, tmp_path: Path) -> None:
+    whole = stopped_search(sampler=sampler, stopping=rule)
     calls = 0
 
     def stop(progress: Progress) -> None:
@@ -80,7 +91,7 @@ def test_an_interrupted_search_ends_the_same(sampler: str, tmp_path: Path) -> No
 
     while True:
         try:
-            study = stopped_search(sampler=sampler, storage=tmp_path / "s.journal", progress=stop)
+            study = stopped_search(sampler=sampler, stopping=rule, storage=tmp_path / "s.journal", progress=stop)
             break
         except KeyboardInterrupt:
             pass
