@@ -22,10 +22,13 @@ LARGEST_TOKEN = 1 << 32  # bytes; keeps totals within 64 bits for any depth that
 
 
 def pipeline_of(given: Given) -> Pipeline:
-    """The pipeline in a Pipeline, in a dict of the kind `Pipeline.from_dict` reads, or in a network laid out."""
-    if isinstance(given, Pipeline):
-        return given
-    return Pipeline.from_dict(given) if isinstance(given, Mapping) else given.pipeline
+    """The pipeline in a Pipeline, in a dict of the kind `Pipeline.from_dict` reads, or in a network laid out.
+
+    Raises:
+        InputError: the dict is no pipeline, or it is none of these.
+    """
+    pipeline: Any = getattr(given, "pipeline", given)
+    return pipeline if isinstance(pipeline, Pipeline) else Pipeline.from_dict(pipeline)
 
 
 def slot_bytes(given: Given, token_bytes: int | Sequence[int] | None) -> Ints:
@@ -42,6 +45,8 @@ def slot_bytes(given: Given, token_bytes: int | Sequence[int] | None) -> Ints:
         token_bytes = 1 if isinstance(given, (Pipeline, Mapping)) else given.token_bytes
     if isinstance(token_bytes, (int, np.integer)):
         token_bytes = [int(token_bytes)] * edges
+    if not isinstance(token_bytes, (Sequence, np.ndarray)):
+        raise InputError("token_bytes", token_bytes, "a whole number >= 1, or one for each FIFO")
     if len(token_bytes) != edges:
         raise InputError("token_bytes", f"{len(token_bytes)} numbers", f"one number, or {edges}, one a FIFO")
     sizes = [size.item() if isinstance(size, np.generic) else size for size in token_bytes]

@@ -16,6 +16,7 @@ MODES = ("bas", "bbs")
 FORKS = ("lazy", "eager")
 RELEASES = ("start", "end")
 POLICIES = ("rotate", "priority")
+LONGEST_NAME = 80  # in a message
 EACH_ITS_OWN = Pattern([1], 1)  # k + 1
 
 Service = int | Sequence[int] | npt.NDArray[np.integer[Any]] | Mapping[str, Any] | Pattern
@@ -184,6 +185,7 @@ def _set_whole(part: Stage | Edge, field: str, value: object) -> None:
 
 def belonging(kind: str, name: str, error: InputError) -> InputError:
     """The error again, with the stage or edge that its field belongs to."""
+    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
     return InputError(f"{kind} {name} {error.field}", error.value, error.allowed, error.hint)
 
 

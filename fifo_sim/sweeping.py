@@ -102,8 +102,8 @@ def sweep(
     machine = Hardware.load(hardware)
     modes = [attention] if isinstance(attention, str) else list(attention)
     for name, values in (("tiles", tiles), ("fifos", fifos), ("attention", modes)):
-        if not values:
-            raise InputError(name, list(values), "one value at least")
+        if not isinstance(values, Sequence) or not values:
+            raise InputError(name, values, "a list with one value at least")
     for mode, tile, fifo in product(modes, tiles, fifos):
         require_streaming(tile, fifo, mode)
     if isinstance(model, Mapping):

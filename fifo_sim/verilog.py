@@ -24,10 +24,12 @@ def to_verilog(pipeline: Pipeline | Mapping[str, Any], name: str = "pipeline") -
     W bits a stage; peak, W bits a FIFO in edge order (largest fill so far).
 
     Raises:
-        InputError: sequences too long to write out (more than 2^20 numbers in all).
+        InputError: sequences too long to write out (more than 2^20 numbers in all), or a name that is no identifier.
     """
     if not isinstance(pipeline, Pipeline):
         pipeline = Pipeline.from_dict(pipeline)
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name, flags=re.ASCII):
+        raise InputError("name", name, "letters, digits and _, no digit first")
     return LIBRARY + "\n" + top_module(pipeline, name)
 
 

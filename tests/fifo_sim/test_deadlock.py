@@ -123,6 +123,18 @@ def test_refuses_token_bytes_of_other_fifos():
         explain_deadlock({"tiles": 1, "stages": [{"name": "a", "service": 1}]}, token_bytes=[1])
 
 
+@pytest.mark.parametrize("given", [None, 3, "residual_block.json", [1]])
+def test_refuses_what_is_no_pipeline(given):
+    with pytest.raises(InputError, match=r"pipeline = .* a table with tiles, stages and edges"):
+        explain_deadlock(given)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, "long", float("nan")])
+def test_refuses_seconds(seconds):
+    with pytest.raises(InputError, match="seconds"):
+        explain_deadlock({"tiles": 1, "stages": [{"name": "a", "service": 1}]}, seconds=seconds)
+
+
 def _check_waits(pipeline, told, result):
     """Each wait is true at the end of the run, and each waits for the next."""
     edges = {}

@@ -76,6 +76,7 @@ REFUSED = [
     (two_stages(rel=[0, 0, 2, 1]), "edge a->b rel[3] = 1: allowed is at least 2"),
     (two_stages(rel={"repeat": [-1], "step": 1}), "edge a->b rel.repeat = -1"),
     (two_stages(need=np.array([1.0, 2, 3, 4])), "array of float64"),
+    ({"tiles": 1, "stages": [{"name": "a" * 1000, "service": 0}]}, f"stage {'a' * 77}... service = 0"),
     (with_port({"order": []}), "resource order = []"),
     (with_port({"order": "ab"}), "resource order = 'ab'"),
     (with_port({"order": ["a", "a"]}), "names that appear once"),

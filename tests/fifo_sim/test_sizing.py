@@ -187,6 +187,7 @@ def test_four_block_vit(attention):
         ({"target": 1e9}, "target = 1000000000.0"),
         ({"token_bytes": [1, 2]}, "token_bytes = '2 numbers': allowed is one number, or 4"),
         ({"token_bytes": 0}, "token_bytes = 0"),
+        ({"token_bytes": 1.5}, "token_bytes = 1.5: allowed is a whole number"),
         ({"token_bytes": [1, 2, 3, 0.5]}, "token_bytes = 0.5"),
         ({"seconds": 0}, "seconds = 0"),
     ],

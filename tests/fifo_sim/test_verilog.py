@@ -84,6 +84,12 @@ def test_text_of_any_name_and_number():
     assert text.isascii()
 
 
+@pytest.mark.parametrize("name", ["", "1st", "a b", "a;", None])
+def test_refuses_names_that_are_no_identifiers(name):
+    with pytest.raises(InputError, match="letters, digits and _"):
+        to_verilog({"tiles": 1, "stages": [{"name": "a", "service": 1}]}, name)
+
+
 def test_refuses_to_write_a_million_numbers():
     with pytest.raises(InputError, match="at most 1048576"):
         to_verilog(Pipeline(2**20 + 1, [Stage("a", np.arange(1, 2**20 + 2))]))
