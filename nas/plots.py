@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 SIZE, DPI = (6.4, 4.2), 150
-CHOICES = 8  # values of a column that are shown each on its own; more are a range
+CHOICES = 8  # values of a parameter that are shown each on its own; more are a range
 FRONT, DOMINATED = "#1f6f8b", "#b8c4c9"
 
 
@@ -93,9 +93,8 @@ def plot_parallel(study: Study, path: str | Path | None = None) -> Figure:
     trials, best = finished(study), {trial.number for trial in front(study)}
     objectives = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
     parameters = list(trials[0].params) if trials else []
-    columns = [[trial.params[name] for trial in trials] for name in parameters]
-    columns += [[trial.values[i] for trial in trials] for i in range(len(objectives))]
-    scales = [_Scale(column) for column in columns]
+    scales = [_Scale([trial.params[name] for trial in trials]) for name in parameters]
+    scales += [_Scale([trial.values[i] for trial in trials], choices=1) for i in range(len(objectives))]
     heights = np.array([scale.heights for scale in scales]).reshape(len(scales), len(trials)).T
     figure = _figure(width=max(SIZE[0], 1.1 * (len(parameters) + len(objectives))))
     axes = figure.add_subplot()
@@ -107,17 +106,17 @@ def plot_parallel(study: Study, path: str | Path | None = None) -> Figure:
         for height, text in scale.ticks:
             axes.text(x + 0.03, height, text, fontsize=7, va="center", zorder=4)
     if trials:
-        axes.set_xticks(range(len(columns)), [*parameters, *objectives], rotation=30, ha="right")
+        axes.set_xticks(range(len(scales)), [*parameters, *objectives], rotation=30, ha="right")
     axes.set(yticks=[], ylim=(-0.05, 1.05), title="Candidates of the search, the front in colour")
     return _written(figure, path)
 
 
 class _Scale:
-    """Values of one column between 0 and 1: numbers of an objective evenly, choices each on a place of its own."""
+    """Values of one column between 0 and 1: a few choices each on a place of its own, more numbers by their size."""
 
-    def __init__(self, values: list[Any]) -> None:
+    def __init__(self, values: list[Any], choices: int = CHOICES) -> None:
         distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
-        if len(distinct) > CHOICES and not any(isinstance(value, str) for value in distinct):
+        if len(distinct) > choices and not any(isinstance(value, str) for value in distinct):
             low, high = float(distinct[0]), float(distinct[-1])
             self.heights = [(value - low) / (high - low) for value in values]
             self.ticks = [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")]

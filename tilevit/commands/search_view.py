@@ -40,7 +40,7 @@ def live_front(trials: int, epochs: int, console: Console | None = None) -> Iter
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn()
     )
     task = bars.add_task(f"trial 1/{trials}", total=trials * epochs)
-    with Live(bars, console=console or Console(stderr=True), refresh_per_second=4) as live:
+    with Live(bars, console=console or Console(stderr=True), refresh_per_second=4, transient=True) as live:
 
         def show(state: Progress) -> None:
             ended = state.values is not None or state.stopped
