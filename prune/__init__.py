@@ -5,6 +5,8 @@ from kernels.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "gates": ["learn_gates"],
+        "importance": ["IMPORTANCES", "Scores"],
         "magnitude": ["SCOPES", "magnitude_prune"],
         "measure": ["sparsity"],
         "nm": ["nm_prune"],

@@ -44,7 +44,7 @@ def require_vit(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if getattr(module, "weight_bits", FLOAT_BITS) != FLOAT_BITS:
             raise InputError("model", type(model).__name__, "a floating-point model", f"{name} is quantised: cut first")
-    for name in _plain_names(model):
+    for name in named_plainly(model):
         if not any(pattern.fullmatch(name) for pattern, _ in _CHANNEL_SIDES):
             raise _unsupported(model, f"no rule for its parameter {name}")
     for block in blocks(model):
@@ -72,7 +72,7 @@ def channel_sides(model: nn.Module) -> dict[str, int]:
     convs = len(getattr(getattr(model, "stem", None), "convs", ()))
     inner_convs = {f"stem.convs.{i}.weight" for i in range(convs - 1)}
     sides = {}
-    for name in _plain_names(model):
+    for name in named_plainly(model):
         side = next(side for pattern, side in _CHANNEL_SIDES if pattern.fullmatch(name))
         if side is not None and name not in inner_convs:
             sides[name] = side
@@ -107,9 +107,10 @@ def note_shapes(model: nn.Module) -> None:
             setattr(model, name, dim_of(model))
 
 
-def _plain_names(model: nn.Module) -> list[str]:
-    """Names of the parameters as they are without parametrizations."""
-    return [re.sub(r"parametrizations\.(\w+)\.original", r"\1", name) for name, _ in model.named_parameters()]
+def named_plainly(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by the names they have without parametrizations."""
+    plain = re.compile(r"parametrizations\.(\w+)\.original")
+    return {plain.sub(r"\1", name): parameter for name, parameter in model.named_parameters()}
 
 
 def _unsupported(model: nn.Module, why: str) -> InputError:

@@ -10,39 +10,62 @@ import torch
 from torch import Tensor, nn
 
 from prune.anatomy import blocks, channel_sides, dim_of, heads_of, keep_only, note_shapes, require_vit
+from prune.gates import learn_gates
+from prune.importance import (
+    IMPORTANCES,
+    Scores,
+    calibration_set,
+    channel_importance,
+    magnitude_scores,
+    taylor_scores,
+)
 from vit.config import ViTConfig
-from vit.errors import require_float, require_int
+from vit.errors import InputError, require_choice, require_float, require_int
+from vit.image_set import DataSplits, ImageSet
 from vit.zoo import model_spec
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def structured_prune(
-    model: Model, heads: float = 0.3, mlp: float = 0.25, channels: float = 0.0, round_to: int = 8
+    model: Model,
+    heads: float = 0.3,
+    mlp: float = 0.25,
+    channels: float = 0.0,
+    round_to: int = 8,
+    *,
+    importance: str | Scores = "magnitude",
+    data: DataSplits | ImageSet | None = None,
 ) -> Model:
     """A smaller copy of the model without its weakest heads, MLP units and channels; the model itself stays as it is.
 
-    Importance is by magnitude. A head weighs the Frobenius norm of W_o [W_v b_v], an MLP unit that of
-    fc2_column x [fc1_row b]: what each can add to a token at all, so a unit with either side 0 weighs 0 and its removal
-    leaves the outputs as they are. A channel weighs the norm of all weights that read or write it; channels pass
-    through LayerNorm, so removing even one that is 0 changes its mean and variance, and with them the outputs.
+    By "magnitude" a head weighs the Frobenius norm of W_o [W_v b_v], as a share of its block's, and an MLP unit that of
+    fc2_column x [fc1_row b]: what each can add to a token at all. A channel weighs the norm of all weights that read or
+    write it. By "taylor" each weighs what the loss changes by without it, to first order (`taylor_scores`). By "gate"
+    gates are learned first, with the weights (`learn_gates`), and those nearest 0 go.
+
+    Whichever it is, a head or unit that adds nothing weighs least and takes nothing of the outputs with it. Channels
+    pass through LayerNorm, so removing even one that is 0 changes its mean and variance, and with them the outputs.
 
     Args:
         model: a VisionTransformer, or a timm ViT or DeiT with plain blocks. Masks on its weights are cut with them.
-        heads: fraction of all heads to remove, in [0, 1): round(heads * total) of them, ranked over the whole model by
-            their share of their block's weight. Every block keeps one. Removing a share p of heads and MLP units
+        heads: fraction of all heads to remove, in [0, 1): round(heads * total) of them, ranked over the whole model.
+            Every block keeps one. Removing a share p of heads and MLP units
             removes about p of the blocks' MACs, removing a share p of channels too; both together 1 - (1 - p)^2.
         mlp: fraction of the MLP units of every block to remove, in [0, 1).
         channels: fraction of the token's width to remove, in [0, 1), the same channels in every block.
         round_to: the widths left of MLP and token are multiples of it: the nearest one, at least one, at most the old.
+        importance: "magnitude", "taylor", "gate", or the scores themselves.
+        data: what "taylor" takes its calibration images from, and "gate" is trained on (splits then).
 
     Returns:
         A new model. A VisionTransformer's `config` describes it (head_dim, block_heads, block_hidden), so
         VisionTransformer(config) takes its weights.
 
     Raises:
-        InputError: a fraction outside [0, 1), round_to < 1, or a model this does not know how to cut (the reason is
-            given): a quantised one, one with gated MLPs, MobileViT and other convolutional hybrids.
+        InputError: a fraction outside [0, 1), round_to < 1, an unknown importance or one without its data, scores of
+            another shape, or a model this does not know how to cut (the reason is given): a quantised one, one with
+            gated MLPs, MobileViT and other convolutional hybrids.
 
     >>> from vit import VisionTransformer, ViTConfig
     >>> small = structured_prune(VisionTransformer(ViTConfig()), heads=0.25, mlp=0.5)
@@ -53,13 +76,14 @@ def structured_prune(
         require_float(name, value, 0, 1, open_high=True)
     require_int("round_to", round_to)
     require_vit(model)
-    smaller = copy.deepcopy(model)
+    smaller, scores = _weighed(model, importance, data)
     if heads > 0:
-        _cut_heads(smaller, heads)
+        _cut_heads(smaller, scores.heads, heads)
     if mlp > 0:
-        _cut_mlp(smaller, mlp, round_to)
-    if channels > 0:
-        _cut_channels(smaller, channels, round_to)
+        _cut_mlp(smaller, scores.units, mlp, round_to)
+    if channels > 0:  # magnitudes of what is still there
+        left = channel_importance(smaller) if importance == "magnitude" else scores.channels
+        _cut_channels(smaller, left, channels, round_to)
     note_shapes(smaller)
     config = getattr(model, "config", None)
     if isinstance(config, ViTConfig):
@@ -69,41 +93,32 @@ def structured_prune(
     return smaller
 
 
-@torch.no_grad()
-def head_importance(attn: Any, heads: int) -> Tensor:
-    """||W_o^h [W_v^h b_v^h]||_F of each head, shape (heads,)."""
-    values = _with_bias(attn.qkv)[2 * attn.qkv.out_features // 3 :]
-    values = values.view(heads, -1, values.shape[1])  # (heads, head_dim, dim + 1)
-    outputs = attn.proj.weight.view(len(attn.proj.weight), heads, -1).movedim(1, 0)
-    return (outputs @ values).flatten(1).norm(dim=1)  # (heads, dim, dim + 1) -> (heads,)
+def _weighed(model: Model, importance: str | Scores, data: DataSplits | ImageSet | None) -> tuple[Model, Scores]:
+    """A copy of the model (for "gate" trained with its gates), and the weights of its units."""
+    if isinstance(importance, Scores):
+        _require_scores(model, importance)
+        return copy.deepcopy(model), importance
+    require_choice("importance", importance, IMPORTANCES)
+    if importance == "gate":
+        return learn_gates(model, data)  # type: ignore[arg-type]  # which refuses all but splits
+    copied = copy.deepcopy(model)
+    scores = magnitude_scores(copied) if importance == "magnitude" else taylor_scores(copied, calibration_set(data))
+    return copied, scores
 
 
-@torch.no_grad()
-def unit_importance(mlp: Any) -> Tensor:
-    """||fc2_column|| * ||[fc1_row b]|| of each hidden unit, shape (hidden,)."""
-    into, out = _with_bias(mlp.fc1), mlp.fc2.weight
-    return into.norm(dim=1) * out.norm(dim=0)
+def _require_scores(model: nn.Module, scores: Scores) -> None:
+    parts = blocks(model)
+    wanted = ([heads_of(b) for b in parts], [b.mlp.fc1.out_features for b in parts], dim_of(model))
+    given = ([len(s) for s in scores.heads], [len(s) for s in scores.units], len(scores.channels))
+    if given != wanted:
+        raise InputError("importance", given, f"scores of this model's heads, units and channels: {wanted}")
 
 
-@torch.no_grad()
-def channel_importance(model: nn.Module) -> Tensor:
-    """Norm of all weights that read or write each channel of the token, shape (dim,)."""
-    squares = []
-    for name, side in channel_sides(model).items():
-        parameter = _owner(model, name)[1]
-        squares.append(parameter.movedim(side, 0).reshape(parameter.shape[side], -1).square().sum(dim=1))
-    return torch.stack(squares).sum(dim=0).sqrt()
-
-
-def _cut_heads(model: nn.Module, fraction: float) -> None:
-    shares = []
-    for block in blocks(model):
-        weight = head_importance(block.attn, heads_of(block))
-        shares.append(weight / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny))
-    kept = [set(range(len(share))) for share in shares]
-    to_go = round(fraction * sum(len(share) for share in shares))
-    weakest = torch.cat(shares).argsort(stable=True).tolist()
-    places = [(index, head) for index, share in enumerate(shares) for head in range(len(share))]
+def _cut_heads(model: nn.Module, weights: list[Tensor], fraction: float) -> None:
+    kept = [set(range(len(weight))) for weight in weights]
+    to_go = round(fraction * sum(len(weight) for weight in weights))
+    weakest = torch.cat(weights).argsort(stable=True).tolist()
+    places = [(index, head) for index, weight in enumerate(weights) for head in range(len(weight))]
     for index, head in (places[i] for i in weakest):
         if to_go and len(kept[index]) > 1:
             kept[index].remove(head)
@@ -125,16 +140,16 @@ def _keep_heads(attn: Any, heads: int, left: list[int]) -> None:
         attn.heads = len(left)
 
 
-def _cut_mlp(model: nn.Module, fraction: float, round_to: int) -> None:
-    for block in blocks(model):
-        left = _strongest(unit_importance(block.mlp), fraction, round_to)
+def _cut_mlp(model: nn.Module, weights: list[Tensor], fraction: float, round_to: int) -> None:
+    for block, weight in zip(blocks(model), weights, strict=True):
+        left = _strongest(weight, fraction, round_to)
         keep_only(block.mlp.fc1, "weight", 0, left)
         keep_only(block.mlp.fc1, "bias", 0, left)
         keep_only(block.mlp.fc2, "weight", 1, left)
 
 
-def _cut_channels(model: nn.Module, fraction: float, round_to: int) -> None:
-    left = _strongest(channel_importance(model), fraction, round_to)
+def _cut_channels(model: nn.Module, weight: Tensor, fraction: float, round_to: int) -> None:
+    left = _strongest(weight, fraction, round_to)
     for name, side in channel_sides(model).items():
         keep_only(_owner(model, name)[0], name.rpartition(".")[2], side, left)
 
@@ -144,11 +159,6 @@ def _strongest(importance: Tensor, fraction: float, round_to: int) -> Tensor:
     width = len(importance)
     left = max(1, round(width * (1 - fraction) / round_to)) * round_to
     return importance.argsort(stable=True)[width - min(width, left) :].sort().values
-
-
-def _with_bias(layer: nn.Linear) -> Tensor:
-    """The weight with the bias, if there is one, as its last column: (out, in + 1)."""
-    return layer.weight if layer.bias is None else torch.cat([layer.weight, layer.bias[:, None]], dim=1)
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prune import magnitude_prune, nm_prune, sparsity, structured_prune
-from prune.structured import channel_importance, head_importance, unit_importance
+from prune.importance import channel_importance, head_importance, unit_importance
 from vit import InputError, VisionTransformer, ViTConfig, describe
 from vit.checkpoint import load_checkpoint, save_checkpoint
 from vit.masks import masks

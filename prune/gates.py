@@ -1,0 +1,163 @@
+"""Gates on heads, MLP units and channels, learned under an L1 penalty: network slimming (Liu et al. 2017)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from prune.anatomy import blocks, dim_of, heads_of, require_vit
+from prune.importance import Scores
+from vit.errors import InputError, require_float
+from vit.image_set import DataSplits
+from vit.recipe import Recipe
+from vit.training import Batch, Row, cross_entropy, fit
+
+Model = TypeVar("Model", bound=nn.Module)
+
+EPOCHS = 10  # of a training that nobody gave a recipe for
+PENALTY = 1e-3
+
+
+class Gates(nn.Module):
+    """One factor, at first 1, a head, MLP unit and token channel.
+
+    A head's multiplies what it hands to the output projection, an MLP unit's what it hands to fc2, and a channel's what
+    every LayerNorm hands on of it. So each can be multiplied into weights that are there: `fold`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.heads = nn.ParameterList(torch.ones(heads_of(block)) for block in blocks(model))
+        self.units = nn.ParameterList(torch.ones(block.mlp.fc1.out_features) for block in blocks(model))
+        self.channels = nn.Parameter(torch.ones(dim_of(model)))
+        self.to(next(model.parameters()).device)
+
+    def norm(self) -> Tensor:
+        """The sum of their magnitudes."""
+        return torch.stack([gate.abs().sum() for gate in self.parameters()]).sum()
+
+    def scores(self) -> Scores:
+        """The magnitudes, as the weights of what they are on."""
+        heads, units = ([gate.detach().abs() for gate in gates] for gates in (self.heads, self.units))
+        return Scores(heads, units, self.channels.detach().abs())
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[None]:
+        """Within the block the model computes with its gates."""
+        handles = []
+        for index, block in enumerate(blocks(model)):
+            handles.append(block.attn.proj.register_forward_pre_hook(_scaled_input(self.heads[index])))
+            handles.append(block.mlp.fc2.register_forward_pre_hook(_scaled_input(self.units[index])))
+        handles += [norm.register_forward_hook(_scaled_output(self.channels)) for norm in _token_norms(model)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def fold(self, model: nn.Module) -> None:
+        """Multiply the gates into the model's weights: it then computes without them what it did with them."""
+        for index, block in enumerate(blocks(model)):
+            _stored_weight(block.attn.proj).mul_(_spread(self.heads[index], block.attn.proj.in_features))
+            _stored_weight(block.mlp.fc2).mul_(self.units[index])
+        for norm in _token_norms(model):
+            norm.weight.mul_(self.channels)
+            norm.bias.mul_(self.channels)
+
+
+class _Gated(nn.Module):
+    """A model and its gates, trained as one."""
+
+    def __init__(self, model: nn.Module, gates: Gates) -> None:
+        super().__init__()
+        self.model, self.gates = model, gates
+
+    def forward(self, images: Tensor) -> Tensor:
+        with self.gates.on(self.model):
+            return self.model(images)
+
+
+def learn_gates(
+    model: Model,
+    data: DataSplits,
+    recipe: Recipe | None = None,
+    *,
+    penalty: float = PENALTY,
+    out: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    on_epoch: Callable[[Row], None] | None = None,
+) -> tuple[Model, Scores]:
+    """Train a copy of the model together with gates, on cross-entropy + penalty * sum |gate|, and fold them in.
+
+    The penalty pulls every gate towards 0 and only those whose units the data need hold against it.
+
+    Args:
+        model: a VisionTransformer, or a timm ViT or DeiT with plain blocks; it stays as it is.
+        recipe: of the training; EPOCHS epochs of the one that suits the data if left out.
+        penalty: above 0.
+        out: folder from which a stopped training goes on, as in `fit`.
+
+    Returns:
+        The trained copy without gates, which computes what it did with them, and the magnitudes of the gates, for
+        `structured_prune(model, ..., importance=scores)`.
+
+    Raises:
+        InputError: a model that cannot be cut, no data splits, a penalty out of range, and what `fit` refuses.
+    """
+    require_vit(model)
+    require_float("penalty", penalty, 0, math.inf, open_low=True, open_high=True)
+    if not isinstance(data, DataSplits):
+        raise InputError("data", data, "the splits that load_data gives", "gates are learned on them")
+    trained = copy.deepcopy(model)
+    gated = _Gated(trained, Gates(trained))
+
+    def loss(module: Any, batch: Batch) -> Tensor:
+        return cross_entropy(module, batch) + penalty * module.gates.norm()
+
+    settings = recipe or Recipe.for_data(data.name, epochs=EPOCHS)
+    fit(
+        gated,
+        data,
+        settings,
+        out,
+        device=device,
+        loss=loss,
+        identity={"penalty of gates": penalty},
+        on_epoch=on_epoch,
+        name="gates",
+    )
+    gated.gates.fold(trained)
+    return trained, gated.gates.scores()
+
+
+def _token_norms(model: Any) -> list[nn.LayerNorm]:
+    """The LayerNorms that the token passes through on its way to a layer with weights."""
+    ends = [getattr(model, name, None) for name in ("norm", "fc_norm")]
+    inner = [norm for block in blocks(model) for norm in (block.norm1, block.norm2)]
+    return [*inner, *(norm for norm in ends if isinstance(norm, nn.LayerNorm))]
+
+
+def _scaled_input(gate: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], Tensor]:
+    return lambda _, given: given[0] * _spread(gate, given[0].shape[-1])
+
+
+def _scaled_output(gate: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    return lambda _, given, result: result * gate
+
+
+def _spread(gate: Tensor, width: int) -> Tensor:
+    """Each gate as often as its unit has features: (units,) -> (width,)."""
+    return gate.repeat_interleave(width // len(gate))
+
+
+def _stored_weight(layer: Any) -> Tensor:
+    """The parameter behind the layer's weight, which a mask hides."""
+    return layer.parametrizations.weight.original if hasattr(layer, "parametrizations") else layer.weight
