@@ -162,18 +162,28 @@ def sweep(
     if json:
         emit_json(list(rows))
         return
-    columns = (
-        "attention",
-        "tile",
-        "fifo",
-        "cycles",
-        "starved_cycles",
-        "blocked_cycles",
-        "sram_kib",
-        "energy_pj",
-        "accuracy",
-    )
-    table(f"{model} on {hardware}", columns, [[row[column] for column in columns] for row in rows])
+    columns = {
+        "attention": "attention",
+        "tile": "tile",
+        "fifo": "fifo",
+        "cycles": "cycles",
+        "starved_cycles": "starved",
+        "blocked_cycles": "blocked",
+        "sram_kib": "KiB",
+        "energy_pj": "nJ",
+    }
+    if splits is not None:
+        columns["accuracy"] = "accuracy"
+    title = f"{model} on {hardware} (starved, blocked: cycles of all stages)"
+    table(title, list(columns.values()), [[_shown(row, column) for column in columns] for row in rows])
+
+
+def _shown(row: dict[str, Any], column: str) -> object:
+    """A cell of a sweep's table."""
+    if not row["fits"] and column == "cycles":
+        return "no fit"
+    value = row[column]
+    return value / 1000 if column == "energy_pj" and value is not None else value
 
 
 def size_fifos(
