@@ -26,6 +26,9 @@ class EnergyTable:
         shift_8b_pj, shift_32b_pj: shift, what a multiplication by a power of two costs.
         sram_8kib_pj, sram_32kib_pj, sram_1mib_pj: reading or writing 64 bits of an SRAM of that size.
         dram_pj: moving 64 bits to or from DRAM (Horowitz gives 1,300 to 2,600; the lower end is used).
+
+    Raises:
+        InputError: a constant is no number above 0.
     """
 
     add_8b_pj: float = 0.03
