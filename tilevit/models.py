@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,14 +48,18 @@ class Loaded:
         return packed
 
 
-def load_model(spec: str, data: DataSplits | None = None, seed: int = 0) -> Loaded:
+def load_model(spec: str | Mapping[str, Any], data: DataSplits | None = None, seed: int = 0) -> Loaded:
     """The model that `spec` names; one that is not trained yet takes its shape of input and classes from `data`.
+
+    A mapping is what a [model] table holds: fields of ViTConfig, or a timm name with its options.
 
     Raises:
         InputError: nothing by that name, a damaged file, or a shape that contradicts the data.
     """
-    path = Path(spec)
-    loaded = _from_file(path) if path.suffix == SUFFIX else Loaded(spec, _created(spec, data, seed), "new")
+    if isinstance(spec, str) and Path(spec).suffix == SUFFIX:
+        loaded = _from_file(Path(spec))
+    else:
+        loaded = Loaded(str(spec), _created(spec, data, seed), "new")
     if data is not None and loaded.kind != "packed":
         _require_fit(loaded.network(), data)
     return loaded
@@ -88,7 +93,7 @@ def _from_file(path: Path) -> Loaded:
     return Loaded(str(path), checkpoint.model, "float")
 
 
-def _created(spec: str, data: DataSplits | None, seed: int) -> nn.Module:
+def _created(spec: str | Mapping[str, Any], data: DataSplits | None, seed: int) -> nn.Module:
     import torch
 
     from vit import create_model
@@ -98,8 +103,10 @@ def _created(spec: str, data: DataSplits | None, seed: int) -> nn.Module:
         shape = {"num_classes": data.num_classes, "image_size": data.image_size, "in_channels": data.in_channels}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if Path(spec).suffix == ".toml":
-            return create_model({**shape, **model_table(spec)})
+        if isinstance(spec, str) and Path(spec).suffix == ".toml":
+            spec = model_table(spec)
+        if isinstance(spec, Mapping):
+            return create_model({**shape, **spec})
         return create_model(spec, **shape)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,76 +15,105 @@ from prune import sparsity
 from tilevit.console import progress
 from vit import DataSplits, Recipe, evaluate, fit, save_checkpoint
 from vit.errors import InputError, require_known_keys
-from vit.files import read_toml, write_text
+from vit.files import read_toml
 from vit.training import FitResult
 
 STATS_COLUMNS = ("stage", "epoch", "train_loss", "val_accuracy", "val_loss", "lr", "seconds")
 
 
-def training_recipe(data: str, file: Path | None, **flags: Any) -> Recipe:
-    """The recipe that suits the data, overridden by the file's [recipe] table, then by the flags that are given."""
-    table: Any = {}
-    if file is not None:
-        tables = read_toml(file, "recipe")
-        require_known_keys(f"{file}: table", tables, ["model", "recipe", "streaming"])
-        table = tables.get("recipe", {})
-        if not isinstance(table, Mapping):
-            raise InputError("recipe", str(file), "a TOML file with a [recipe] table")
-    given = {name: value for name, value in flags.items() if value is not None}
-    return Recipe.for_data(data, **{**table, **given})
+@dataclass(frozen=True)
+class Place:
+    """What a step works on, and where it leaves its files.
+
+    Attributes:
+        out: folder of the states from which a stopped training goes on.
+        latest: the checkpoint at the end.
+        best: that of the epoch of highest validation accuracy; None keeps none.
+        fresh: forget what an earlier step of this name left.
+        name: of the training, told with its progress; trainings that share a folder need different ones.
+    """
+
+    data: DataSplits
+    out: Path
+    latest: Path
+    best: Path | None = None
+    seed: int = 0
+    device: str = "cpu"
+    fresh: bool = False
+    name: str = "train"
+
+    def state(self, name: str = "") -> Path:
+        """The file from which the training goes on."""
+        return self.out / f"{name or self.name}_state.safetensors"
+
+
+def training_recipe(at: Place, recipe: Path | Mapping[str, Any] | None, **given: Any) -> Recipe:
+    """The recipe that suits the data, overridden by the table or the file's [recipe] table, then by what is given."""
+    told = {name: value for name, value in given.items() if value is not None}
+    return Recipe.for_data(at.data.name, **{**recipe_table(recipe), **told, "seed": at.seed})
+
+
+def recipe_table(recipe: Path | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The fields of Recipe in a table, or in the [recipe] table of a TOML file; none for None."""
+    if not isinstance(recipe, Path):
+        return recipe or {}
+    tables = read_toml(recipe, "recipe")
+    require_known_keys(f"{recipe}: table", tables, ["model", "recipe", "streaming"])
+    table = tables.get("recipe", {})
+    if not isinstance(table, Mapping):
+        raise InputError("recipe", str(recipe), "a TOML file with a [recipe] table")
+    return table
 
 
 def trained(
     model: nn.Module,
-    data: DataSplits,
     recipe: Recipe | None,
-    out: Path,
+    at: Place,
     *,
-    device: str,
-    fresh: bool,
     train: Callable[..., FitResult] = fit,
-    name: str = "train",
     save: Callable[[Path, nn.Module], None] = save_checkpoint,
 ) -> dict[str, Any]:
-    """Train in place in the folder `out`, going on where it was stopped, and save; the result as JSON values.
+    """Train in place, going on where it was stopped, and save; the result as JSON values, the history among them.
 
     Args:
         recipe: None saves the model as it is.
-        fresh: forget what an earlier training of this name left in `out`.
         train: `fit`, or a function with its signature (distillation with the teacher bound).
-        save: writes model.safetensors.
+        save: writes a checkpoint.
 
     Raises:
-        InputError: `out` holds a training with other settings, or cannot be written.
+        InputError: the place holds a training with other settings, or cannot be written.
     """
-    state, checkpoint, stats = out / f"{name}_state.safetensors", out / "model.safetensors", out / "stats.csv"
-    if fresh:
-        for file in (state, checkpoint, stats):
+    best = at.best if recipe is not None else None
+    if at.fresh or (best is not None and not best.exists()):  # a best epoch that is gone comes from training alone
+        for file in (at.state(), at.latest, *([best] if best else [])):
             file.unlink(missing_ok=True)
     history: Sequence[Mapping[str, float]] = ()
     if recipe is not None:
-        with progress(name, recipe.epochs) as tick:
+        with progress(at.name, recipe.epochs) as tick:
             result = train(
                 model,
-                data,
+                at.data,
                 recipe,
-                out=out,
-                device=device,
+                out=at.out,
+                device=at.device,
                 on_epoch=lambda row: tick(f"validation {row['val_accuracy']:.3f}"),
-                name=name,
+                on_best=None if best is None else lambda found, _: save(best, found),
+                name=at.name,
             )
         history = result.history
         model.to("cpu")
-    save(checkpoint, model)
-    write_text(stats, stats_csv({name: history}))
-    return {
-        "val_accuracy": evaluate(model, data.val).accuracy,
+    save(at.latest, model)
+    told = {
+        "val_accuracy": evaluate(model, at.data.val).accuracy,
         "epochs": len(history),
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "sparsity": sparsity(model)["total"],
-        "checkpoint": str(checkpoint),
-        "stats": str(stats),
+        "checkpoint": str(at.latest),
+        "history": list(history),
     }
+    if best is not None:
+        told |= {"best": str(best), "best_val_accuracy": max(row["val_accuracy"] for row in history)}
+    return told
 
 
 def stats_csv(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:

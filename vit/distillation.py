@@ -62,6 +62,7 @@ def distill(
     hard: bool = False,
     device: str | torch.device = "cpu",
     on_epoch: Callable[[Row], None] | None = None,
+    on_best: Callable[[nn.Module, Row], None] | None = None,
     name: str = "distill",
 ) -> FitResult:
     """Train the student in place, as `fit` does, on lam_kd T^2 KL(teacher || student) + lam_f MSE + lam_ce CE.
@@ -86,6 +87,7 @@ def distill(
             timm name, then with pretrained weights. It gets images of the size it takes.
         temp: temperature, above 0.
         lam_kd, lam_f, lam_ce: weights of the terms, none below 0. With lam_kd = 0 its classes need not be the data's.
+        on_best: as in `fit`, with the student.
         hard: cross-entropy with the teacher's likeliest class, unsmoothed, in place of T^2 KL (Touvron et al. 2021).
 
     Raises:
@@ -115,6 +117,7 @@ def distill(
         loss=_Loss(terms, guide, kept),
         identity={"teacher": source["teacher"], "distillation loss": asdict(terms)},
         on_epoch=on_epoch,
+        on_best=None if on_best is None else lambda pupil, row: on_best(pupil.student, row),  # type: ignore[arg-type]
         name=name,
     )
 

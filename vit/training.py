@@ -89,6 +89,7 @@ def fit(
     identity: Mapping[str, Any] | None = None,
     on_epoch: Callable[[Row], None] | None = None,
     on_step: Callable[[nn.Module, int, int], None] | None = None,
+    on_best: Callable[[nn.Module, Row], None] | None = None,
     name: str = "train",
 ) -> FitResult:
     """Train the model in place on `data.train`, watching `data.val`; `data.test` is not touched.
@@ -103,6 +104,8 @@ def fit(
         loss: of (model, batch), in place of cross-entropy; called once a step.
         identity: JSON values that the loss depends on, by what they are; a training in `out` must have had the same.
         on_epoch: called with each row of the history, those of epochs done before an interruption included.
+        on_best: called with (model, row) after each epoch of higher validation accuracy than all before it, with the
+            weights that were validated in the model.
         on_step: called with (model, steps done, steps in all) after each step, for schedules that change the model.
         name: of the state file; trainings that share a folder need different ones.
 
@@ -114,12 +117,13 @@ def fit(
     require_fitting(model.to(place), data)
     state_file = None if out is None else Path(out) / f"{name}_state.safetensors"
     same = {**fingerprint(model, data, recipe), **(identity or {})} if state_file else {}
-    trainer = _Trainer(model, data, recipe, place, loss or cross_entropy, on_step)
+    trainer = _Trainer(model, data, recipe, place, loss or cross_entropy, on_step, on_best)
     history: list[Row] = []
     finished = False
     if state_file is not None and state_file.exists():
         state = TrainingState.load(state_file, same)
         trainer.restore(state)
+        trainer.best = max(row["val_accuracy"] for row in state.history)
         history, finished = state.history, state.finished
         if on_epoch is not None:
             for row in history:
@@ -151,8 +155,10 @@ class _Trainer:
         device: torch.device,
         loss: Loss,
         on_step: Callable[[nn.Module, int, int], None] | None,
+        on_best: Callable[[nn.Module, Row], None] | None,
     ) -> None:
-        self.model, self.recipe, self.device, self.loss, self.on_step = model, recipe, device, loss, on_step
+        self.model, self.recipe, self.device, self.loss = model, recipe, device, loss
+        self.on_step, self.on_best, self.best = on_step, on_best, -1.0
         self.train_set, self.val_set = data.train.to(device), data.val.to(device)
         self.steps_an_epoch = math.ceil(len(self.train_set) / recipe.batch_size)
         self.total_steps = self.steps_an_epoch * recipe.epochs
@@ -188,14 +194,19 @@ class _Trainer:
             raise InputError("lr", self.recipe.lr, "a rate at which the loss stays finite", hint)
         with self.average.in_place() if self.average else nullcontext():
             result = evaluate(self.model, self.val_set)
-        return {
-            "epoch": epoch + 1,
-            "train_loss": train_loss,
-            "val_accuracy": result.accuracy,
-            "val_loss": result.loss,
-            "lr": learning_rate(step - 1, self.total_steps, self.recipe),
-            "seconds": time.perf_counter() - began,
-        }
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": train_loss,
+                "val_accuracy": result.accuracy,
+                "val_loss": result.loss,
+                "lr": learning_rate(step - 1, self.total_steps, self.recipe),
+                "seconds": time.perf_counter() - began,
+            }
+            if result.accuracy > self.best:
+                self.best = result.accuracy
+                if self.on_best is not None:
+                    self.on_best(self.model, row)
+        return row
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """The epoch's batches: its order and augmentation depend on the seed and the epoch alone."""

@@ -185,6 +185,10 @@ def test_an_empty_option_is_refused(refused, flag):
         (["--sparsity", "0.99999"], ["sparsity = 0.99999", "leaves a weight"]),
         (["--sparsity", "0.5", "--nm", "2:4"], ["2 ways"]),
         (["--nm", "2"], ["nm", "2:4"]),
+        (["--mlp", "0.5", "--importance", "tailor"], ["importance", "did you mean 'taylor'"]),
+        (["--sparsity", "0.5", "--importance", "taylor"], ["importance = 'taylor'", "--heads, --mlp or --channels"]),
+        (["--mlp", "0.99", "--importance", "gate"], ["mlp = 0.99", "at most 0.75"]),
+        (["--mlp", "0.5", "--importance", "gate", "--gate-penalty", "0"], ["penalty = 0.0"]),
     ],
 )
 def test_prune_refuses_what_it_cannot_do(refused, model, tmp_path, flags, words):

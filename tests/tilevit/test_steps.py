@@ -122,6 +122,29 @@ def test_structured_pruning_makes_the_file_smaller(told, place, trained):
     assert (result["heads_removed"], result["mlp_removed"], result["channels_removed"]) == (0, 0.5, 0)
 
 
+@pytest.mark.parametrize("importance", ["taylor", "gate"])
+def test_units_are_cut_by_what_they_are_worth_to_the_data(told, place, trained, importance):
+    out = place / importance
+    flags = ["--heads", "0.5", "--mlp", "0.5", "--importance", importance, "--gate-epochs", "1", "--epochs", "1"]
+    result = told("prune", str(trained), *flags, "--out", str(out))
+    assert (result["heads_removed"], result["mlp_removed"], result["epochs"]) == (0.5, 0.5, 1)
+    assert (out / "finetune_gates" / "gates_state.safetensors").exists() == (importance == "gate")
+    first = (out / "model.safetensors").read_bytes()
+    assert told("prune", str(trained), *flags, "--out", str(out)) == result
+    assert (out / "model.safetensors").read_bytes() == first
+    assert told("prune", str(trained), *flags, "--out", str(out), "--fresh") == result
+
+
+def test_a_recipe_says_what_the_flags_do_not(told, place, trained):
+    recipe = place / "recipe.toml"
+    recipe.write_text("[recipe]\nepochs = 2\nlr = 1e-4\nweight_decay = 0.0\n")
+    out = place / "recipe"
+    flags = ["--sparsity", "0.5", "--recipe", str(recipe), "--out", str(out)]
+    assert told("prune", str(trained), *flags)["epochs"] == 2
+    assert told("prune", str(trained), *flags, "--epochs", "1", "--fresh")["epochs"] == 1
+    assert told("prune", str(trained), *flags, "--epochs", "0", "--fresh")["epochs"] == 0
+
+
 def test_simulate_and_size_a_model(told, quantised):
     result = told("simulate", str(quantised), "--tile", "4", "--fifo", "2")
     assert result["cycles"] > 0

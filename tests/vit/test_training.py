@@ -274,3 +274,28 @@ def test_a_diverging_training_names_the_rate(stripes: DataSplits) -> None:
 
     with pytest.raises(InputError, match=r"lr = 0\.001.*the loss is nan in epoch 1"):
         fit(fresh(), stripes, Recipe(epochs=1), loss=loss)
+
+
+def test_the_best_epoch_is_told_with_its_weights_in_place_also_after_an_interruption(
+    stripes: DataSplits, tmp_path: Path
+) -> None:
+    recipe = Recipe(epochs=4, batch_size=20, lr=5e-3)
+    seen: list[float] = []
+
+    def check(model: nn.Module, row: Row) -> None:
+        assert evaluate(model, stripes.val).accuracy == row["val_accuracy"]
+        seen.append(row["epoch"])
+
+    def stop(row: Row) -> None:
+        if row["epoch"] == 2:
+            raise Stopped
+
+    history = fit(fresh(), stripes, recipe, on_best=check).history
+    accuracy = [row["val_accuracy"] for row in history]
+    whole = [i + 1 for i in range(4) if accuracy[i] > max([-1.0, *accuracy[:i]])]
+    assert seen == whole
+    seen.clear()
+    with pytest.raises(Stopped):
+        fit(fresh(), stripes, recipe, tmp_path, on_best=check, on_epoch=stop)
+    fit(fresh(), stripes, recipe, tmp_path, on_best=check)
+    assert seen == whole

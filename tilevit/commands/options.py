@@ -7,12 +7,15 @@ import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tilevit.settings import MACHINES, RunConfig
 from vit.errors import InputError
+
+if TYPE_CHECKING:
+    from tilevit.training import Place
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result alone on stdout, as JSON.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
@@ -34,7 +37,27 @@ Data = Annotated[
 ValFraction = Annotated[float, typer.Option(help="Share of the training images held out for validation, in (0, 1).")]
 Model = Annotated[str, typer.Argument(help="A checkpoint, a TOML file with a [model] table, or a timm name.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget earlier work in the folder and start over.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="TOML file with a [recipe] table of Recipe fields.")]
 HardwareName = Annotated[str, typer.Option("--hardware", help=MACHINES)]
+
+
+def working_in(out: Path, data: str, val_fraction: float, seed: int, device: str, fresh: bool, name: str) -> Place:
+    """The place of a step of this name in a folder of its own."""
+    from tilevit.training import Place
+    from vit import load_data
+
+    splits = load_data(data, val_fraction=val_fraction, seed=seed)
+    return Place(splits, out, out / "model.safetensors", seed=seed, device=device, fresh=fresh, name=name)
+
+
+def with_stats(result: dict[str, Any], at: Place) -> dict[str, Any]:
+    """The result with its history in stats.csv."""
+    from tilevit.training import stats_csv
+    from vit.files import write_text
+
+    stats = at.out / "stats.csv"
+    write_text(stats, stats_csv({at.name: result["history"]}))
+    return {key: value for key, value in result.items() if key != "history"} | {"stats": str(stats)}
 
 
 def output_file(help: str) -> Any:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tilevit.commands.options import Data, Device, Fresh, Json, Model, Seed, ValFraction
+from tilevit.commands.options import (
+    Data,
+    Device,
+    Fresh,
+    Json,
+    Model,
+    RecipeFile,
+    Seed,
+    ValFraction,
+    with_stats,
+    working_in,
+)
 from tilevit.console import tell
 from vit.errors import InputError, require_choice
 from vit.recipe import VAL_FRACTION
@@ -18,7 +28,6 @@ Epochs = Annotated[
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Images a step.", min=1)]
 Rate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate of AdamW.")]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="TOML file with a [recipe] table of Recipe fields.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,15 +54,11 @@ def train(
 
     Stopped anywhere, the same command goes on where it was. Writes model.safetensors and stats.csv.
     """
-    from tilevit.models import load_model
-    from tilevit.training import trained, training_recipe
-    from vit import load_data
+    from tilevit import steps
 
-    splits = load_data(data, val_fraction=val_fraction, seed=seed)
-    network = load_model(model, splits, seed).network(quantised=False)
-    settings = training_recipe(splits.name, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
-    result = trained(network, splits, settings, out, device=device, fresh=fresh)
-    tell("Trained", result, json)
+    at = working_in(out, data, val_fraction, seed, device, fresh, "train")
+    result = steps.train(at, model, epochs=epochs, batch_size=batch_size, lr=lr, recipe=recipe)
+    tell("Trained", with_stats(result, at), json)
 
 
 def distill(
@@ -81,17 +86,24 @@ def distill(
     json: Json = False,
 ) -> None:
     """Train a small student to answer like a teacher: lam_kd·T²·KL + lam_f·feature MSE + lam_ce·cross-entropy."""
-    from tilevit.models import load_model
-    from tilevit.training import trained, training_recipe
-    from vit import distill as distilled
-    from vit import load_data
+    from tilevit import steps
 
-    splits = load_data(data, val_fraction=val_fraction, seed=seed)
-    student = load_model(model, splits, seed).network(quantised=False)
-    method = partial(distilled, teacher=teacher, temp=temp, lam_kd=lam_kd, lam_f=lam_f, lam_ce=lam_ce, hard=hard)
-    settings = training_recipe(splits.name, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
-    result = trained(student, splits, settings, out, device=device, fresh=fresh, train=method, name="distill")
-    tell("Trained", result, json)
+    at = working_in(out, data, val_fraction, seed, device, fresh, "distill")
+    result = steps.distill(
+        at,
+        model,
+        teacher=teacher,
+        temp=temp,
+        lam_kd=lam_kd,
+        lam_f=lam_f,
+        lam_ce=lam_ce,
+        hard=hard,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        recipe=recipe,
+    )
+    tell("Trained", with_stats(result, at), json)
 
 
 def evaluate(

@@ -1,0 +1,218 @@
+"""The steps that single commands take and that a file of steps strings together, each a function of a `Place`.
+
+Their keyword arguments are the options of the command and the keys of a step in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune import learn_gates, magnitude_prune, nm_prune, structured_prune
+from prune import sparsity as measured_sparsity
+from prune.anatomy import blocks, dim_of, heads_of
+from quant import QuantConfig, convert, prepare_qat, save_qat
+from quant import ptq as quantised_after
+from tilevit.console import progress
+from tilevit.models import load_model
+from tilevit.run import packed_accuracy
+from tilevit.training import Place, recipe_table, trained, training_recipe
+from vit import distill as distilled
+from vit.errors import InputError, did_you_mean
+from vit.masks import prunable_layers
+
+Spec = str | Mapping[str, Any]
+RecipeTable = Path | Mapping[str, Any]
+Result = dict[str, Any]
+
+CALIBRATION_IMAGES = 256
+GATE_EPOCHS, GATE_PENALTY = 10, 1e-3
+PRUNED: Result = {"epochs": 0, "lr": 1e-3}  # the training after pruning, and after quantisation, unless told otherwise
+QUANTISED: Result = {"epochs": 10, "lr": 5e-4}
+
+
+def train(
+    at: Place,
+    model: Spec,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    recipe: RecipeTable | None = None,
+) -> Result:
+    """Train a model from what it is: fresh, or a checkpoint to go on from."""
+    network = load_model(model, at.data, at.seed).network(quantised=False)
+    return trained(network, training_recipe(at, recipe, epochs=epochs, batch_size=batch_size, lr=lr), at)
+
+
+def distill(
+    at: Place,
+    model: Spec,
+    *,
+    teacher: str,
+    temp: float = 4.0,
+    lam_kd: float = 0.7,
+    lam_f: float = 0.2,
+    lam_ce: float = 0.1,
+    hard: bool = False,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    recipe: RecipeTable | None = None,
+) -> Result:
+    """Train a student to answer like a teacher (`vit.distill`)."""
+    student = load_model(model, at.data, at.seed).network(quantised=False)
+    method = partial(distilled, teacher=teacher, temp=temp, lam_kd=lam_kd, lam_f=lam_f, lam_ce=lam_ce, hard=hard)
+    settings = training_recipe(at, recipe, epochs=epochs, batch_size=batch_size, lr=lr)
+    return trained(student, settings, at, train=method)
+
+
+def prune(
+    at: Place,
+    model: Spec,
+    *,
+    sparsity: float | None = None,
+    scope: str = "global",
+    nm: str | None = None,
+    heads: float = 0.0,
+    mlp: float = 0.0,
+    channels: float = 0.0,
+    round_to: int = 8,
+    importance: str = "magnitude",
+    gate_epochs: int = GATE_EPOCHS,
+    gate_penalty: float = GATE_PENALTY,
+    epochs: int | None = None,
+    lr: float | None = None,
+    recipe: RecipeTable | None = None,
+) -> Result:
+    """Mask weights (`sparsity` or `nm`) or cut units out, then train what is left for `epochs`."""
+    ways = [sparsity is not None, nm is not None, bool(heads or mlp or channels)]
+    if sum(ways) != 1:
+        raise InputError("prune", f"{sum(ways)} ways given", "one of --sparsity, --nm, or --heads/--mlp/--channels")
+    if importance != "magnitude" and not ways[2]:
+        raise InputError("importance", importance, "magnitude, unless --heads, --mlp or --channels are cut")
+    network = load_model(model, at.data, at.seed).network(quantised=False)
+    removed: dict[str, float] = {}
+    if sparsity is not None:
+        network = magnitude_prune(network, sparsity, scope)
+        if measured_sparsity(network)["total"] == 1:
+            raise InputError("sparsity", sparsity, "a share that leaves a weight of this model")
+    elif nm is not None:
+        network = nm_prune(network, *_pattern(nm))
+    else:
+        shares = {"heads": heads, "mlp": mlp, "channels": channels}
+        scores: Any = importance
+        if importance == "gate":
+            _cut(network, shares, round_to, "magnitude", at)  # refused now rather than after the training
+            network, scores = _gated(network, at, gate_epochs, gate_penalty, lr)
+        network, removed = _cut(network, shares, round_to, scores, at)
+    return trained(network, _retraining(at, recipe, epochs, lr, PRUNED), at) | removed
+
+
+def qat(
+    at: Place,
+    model: Spec,
+    *,
+    weights: str = "pot4",
+    activations: str = "int8",
+    skip: list[str] | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    recipe: RecipeTable | None = None,
+) -> Result:
+    """Quantisation-aware training, then the packed model of the integer engine, beside the checkpoint."""
+    config = QuantConfig(weights=weights, activations=activations, skip=tuple(skip or ()))
+    network = load_model(model, at.data, at.seed).network(quantised=False)
+    layers = list(prunable_layers(network))
+    for pattern in config.skip:
+        if not any(QuantConfig(skip=(pattern,)).scheme_of(layer) == "float" for layer in layers):
+            raise InputError("skip", pattern, "a layer of this model or a pattern", did_you_mean(pattern, layers))
+    images = at.data.train.take(torch.arange(min(CALIBRATION_IMAGES, len(at.data.train)))).floats()
+    prepared = prepare_qat(network, config, calibration=images)
+    result = trained(prepared, _retraining(at, recipe, epochs, lr, QUANTISED), at, save=save_qat)
+    packed, file = convert(prepared, mean=at.data.mean, std=at.data.std), packed_file(at)
+    packed.save(file)
+    result |= {"packed": str(file), "packed_bytes": file.stat().st_size}
+    result["packed_val_accuracy"], _ = packed_accuracy(packed, at.data.val)
+    return result
+
+
+def ptq(at: Place, model: Spec, *, method: str = "int8-dynamic") -> Result:
+    """Quantise after training, through onnxruntime, into `out`."""
+    network = load_model(model, at.data, at.seed).network(quantised=False)
+    return quantised_after(network, method, at.data, out=at.out).to_dict()
+
+
+def packed_file(at: Place) -> Path:
+    """Where `qat` leaves the packed model: packed.safetensors beside model.safetensors, else X_packed.safetensors."""
+    stem = at.latest.stem
+    return at.latest.with_name("packed.safetensors" if stem == "model" else f"{stem}_packed.safetensors")
+
+
+def _retraining(at: Place, recipe: RecipeTable | None, epochs: int | None, lr: float | None, usual: Result) -> Any:
+    """The recipe of the epochs after a model was made smaller, `usual` where nothing else is said; None for none."""
+    table = {**usual, **recipe_table(recipe)}
+    if epochs is not None:
+        table["epochs"] = epochs
+    return training_recipe(at, table, lr=lr) if table["epochs"] else None
+
+
+def _gated(network: nn.Module, at: Place, epochs: int, penalty: float, lr: float | None) -> tuple[nn.Module, Any]:
+    """Learn gates in a folder of their own, going on where that was stopped."""
+    folder = at.out / f"{at.name}_gates"
+    if at.fresh:
+        (folder / "gates_state.safetensors").unlink(missing_ok=True)
+    with progress("gates", epochs) as tick:
+        network, scores = learn_gates(
+            network,
+            at.data,
+            training_recipe(at, PRUNED, epochs=epochs, lr=lr),
+            penalty=penalty,
+            out=folder,
+            device=at.device,
+            on_epoch=lambda row: tick(f"validation {row['val_accuracy']:.3f}"),
+        )
+    return network.to("cpu"), scores
+
+
+def _cut(
+    network: nn.Module, shares: dict[str, float], round_to: int, importance: Any, at: Place
+) -> tuple[nn.Module, dict[str, float]]:
+    """The smaller model, and the share of each kind that was removed, which rounding moves from what was asked.
+
+    Raises:
+        InputError: a share that would leave less than one head a block, or less than `round_to` units or channels.
+    """
+    smaller = structured_prune(network, **shares, round_to=round_to, importance=importance, data=at.data)
+    before, after = _widths(network), _widths(smaller)
+    removed = {name: 1 - sum(after[name]) / sum(before[name]) for name in shares}
+    for name, share in shares.items():
+        if name == "heads":
+            rounding, why = 0.5, "every block keeps one"
+        else:
+            rounding, why = 0.5 * round_to * len(before[name]), f"--round-to {round_to} keeps that many"
+        if (share - removed[name]) * sum(before[name]) > rounding + 1e-6:
+            raise InputError(name, share, f"at most {removed[name]:.4g} for this model", why)
+    return smaller, {f"{name}_removed": share for name, share in removed.items()}
+
+
+def _widths(network: nn.Module) -> dict[str, list[int]]:
+    """Heads and MLP units of each block, and channels of a token."""
+    parts = blocks(network)
+    return {
+        "heads": [heads_of(block) for block in parts],
+        "mlp": [block.mlp.fc1.out_features for block in parts],
+        "channels": [dim_of(network)],
+    }
+
+
+def _pattern(text: str) -> tuple[int, int]:
+    n, _, m = text.partition(":")
+    if not (n.isdecimal() and m.isdecimal()):
+        raise InputError("nm", text, "N:M, such as 2:4")
+    return int(n), int(m)
