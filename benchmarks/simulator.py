@@ -1,8 +1,8 @@
 """How fast pipelines are simulated: nanoseconds a firing, sweeps, the steady state, and changes of one depth.
 
-    python benchmarks/simulator.py [--rounds 9] [--only chain simpy vit many steady change]
+    python benchmarks/simulator.py [--seconds 2] [--only chain simpy vit many steady change]
 
-Each figure is the best of several rounds; where two sides are compared they take turns in this one process. A firing is
+Each figure is the best of many calls, both sides of a comparison in this one process. A firing is
 one stage working on one tile. Single thread, but for sweeps (all processors). SimPy comes with the extra `bench`.
 """
 
@@ -23,10 +23,10 @@ SIMPY_TILES = 256  # of the same chain: SimPy takes as long for each firing, how
 SETTINGS = 10_000
 
 
-def best(function: Callable[[], object], rounds: int) -> float:
-    """Seconds of the fastest of `rounds` calls."""
-    times = []
-    for _ in range(rounds):
+def best(function: Callable[[], object], seconds: float) -> float:
+    """Seconds of the fastest call among those of about so many seconds; three calls at least."""
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
         begin = time.perf_counter()
         function()
         times.append(time.perf_counter() - begin)
@@ -50,18 +50,18 @@ def show(what: str, figure: str) -> None:
     print(f"{what:<66} {figure}", flush=True)
 
 
-def run_chain(rounds: int) -> None:
+def run_chain(seconds: float) -> None:
     for name, pipeline in (("one service time a stage", chain()), ("one a firing", chain(each_its_own=True))):
         firings = sum(pipeline.firings)
         for history, told in ((False, "cycles, stalls, peaks"), (True, "and all times")):
-            seconds = best(lambda p=pipeline, h=history: simulate(p, h), 5 * rounds)  # type: ignore[misc]
-            show(f"chain of {STAGES} x {TILES}, {name}: {told}", f"{seconds / firings * 1e9:.2f} ns a firing")
+            took = best(lambda p=pipeline, h=history: simulate(p, h), seconds)  # type: ignore[misc]
+            show(f"chain of {STAGES} x {TILES}, {name}: {told}", f"{took / firings * 1e9:.2f} ns a firing")
 
 
-def run_simpy(rounds: int) -> None:
+def run_simpy(seconds: float) -> None:
     pipeline, short = chain(each_its_own=True), chain(SIMPY_TILES, each_its_own=True)
-    ours = best(lambda: simulate(pipeline), rounds) / sum(pipeline.firings)
-    theirs = best(lambda: simpy_chain(short), max(2, rounds // 3)) / sum(short.firings)
+    ours = best(lambda: simulate(pipeline), seconds) / sum(pipeline.firings)
+    theirs = best(lambda: simpy_chain(short), seconds) / sum(short.firings)
     show("the same chain with all times, against SimPy", f"{theirs / ours:.0f} times as fast ({theirs * 1e9:.0f} ns)")
 
 
@@ -86,39 +86,41 @@ def simpy_chain(pipeline: Pipeline) -> float:
     return float(env.now)
 
 
-def run_vit(rounds: int) -> None:
+def run_vit(seconds: float) -> None:
     pipeline = vit()
     firings, stages = sum(pipeline.firings), len(pipeline.stages)
     for history, told in ((False, "cycles, stalls, peaks"), (True, "and all times")):
-        seconds = best(lambda h=history: simulate(pipeline, h), 5 * rounds)  # type: ignore[misc]
-        show(f"ViT of 4 blocks, {stages} stages: {told}", f"{seconds / firings * 1e9:.2f} ns a firing")
+        took = best(lambda h=history: simulate(pipeline, h), seconds)  # type: ignore[misc]
+        show(f"ViT of 4 blocks, {stages} stages: {told}", f"{took / firings * 1e9:.2f} ns a firing")
 
 
-def run_many(rounds: int) -> None:
+def run_many(seconds: float) -> None:
     for name, pipeline in (("chain", chain(each_its_own=True)), ("ViT", vit())):
         rng = np.random.default_rng(1)
         least = np.array([1] * len(pipeline.edges) if name == "chain" else pipeline.depths)
         settings = least + rng.integers(0, 8, (SETTINGS, len(pipeline.edges)))
-        seconds = best(lambda p=pipeline, s=settings: simulate_many(p, s), max(2, rounds // 3))  # type: ignore[misc]
-        rate = SETTINGS * sum(pipeline.firings) / seconds / 1e9
-        show(f"{SETTINGS} depth settings of the {name}", f"{seconds:.2f} s, {rate:.2f} G firings a second")
+        took = best(lambda p=pipeline, s=settings: simulate_many(p, s), seconds)  # type: ignore[misc]
+        rate = SETTINGS * sum(pipeline.firings) / took / 1e9
+        show(f"{SETTINGS} depth settings of the {name}", f"{took:.2f} s, {rate:.2f} G firings a second")
 
 
-def run_steady(rounds: int) -> None:
+def run_steady(seconds: float) -> None:
     pipeline = chain(10**9)
-    show("chain of 40 x 10^9 tiles", f"{best(lambda: simulate(pipeline, False), rounds) * 1e3:.2f} ms")
+    show("chain of 40 x 10^9 tiles", f"{best(lambda: simulate(pipeline, False), seconds) * 1e3:.2f} ms")
 
 
-def run_change(rounds: int) -> None:
+def run_change(seconds: float) -> None:
     run = Incremental(vit())
-    full = best(lambda: simulate(run.pipeline), 5 * rounds)
+    full = best(lambda: simulate(run.pipeline), seconds)
     shares = []
     for e, depth in enumerate(run.pipeline.depths):
-        changes = []
-        for _ in range(rounds):
-            for new in (depth + 1, depth):
-                changes.append(best(lambda e=e, new=new: run.set_depth(e, new), 1))  # type: ignore[misc]
-        shares.append(min(changes[::2]) / full)
+        times = []
+        for _ in range(9):
+            begin = time.perf_counter()
+            run.set_depth(e, depth + 1)
+            times.append(time.perf_counter() - begin)
+            run.set_depth(e, depth)
+        shares.append(min(times) / full)
     show(
         "ViT, one FIFO one slot deeper",
         f"{statistics.median(shares):.1%} of a run at the median, {max(shares):.1%} at most",
@@ -137,13 +139,13 @@ RUNS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=2, help="for each figure")
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     arguments = parser.parse_args()
     simulate(chain(8))  # compiled or loaded before the first clock starts
     simulate_many(chain(8), np.ones((16, STAGES - 1), int))
     for name in arguments.only:
-        RUNS[name](arguments.rounds)
+        RUNS[name](arguments.seconds)
 
 
 if __name__ == "__main__":

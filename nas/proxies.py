@@ -22,7 +22,7 @@ def count(model: VisionTransformer, images: Tensor, labels: Tensor) -> float:
 
 
 def grad_norm(model: VisionTransformer, images: Tensor, labels: Tensor) -> float:
-    """Euclidean norm of the gradient of the cross-entropy of one batch (Abdelfattah et al. 2021, section 3.1)."""
+    """Euclidean norm of the gradient of the cross-entropy of one batch (Abdelfattah et al. 2021)."""
     loss = F.cross_entropy(model(images), labels)
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     return float(torch.stack([g.norm() for g in gradients if g is not None]).norm())
@@ -55,8 +55,8 @@ def naswot(model: VisionTransformer, images: Tensor, labels: Tensor) -> float:
     """How differently images switch the hidden units on: log-determinant of the agreement of their codes.
 
     A code has one bit for each hidden unit of each MLP and token: whether its input is positive. The kernel counts the
-    bits in which two images agree (Mellor et al. 2021, equation 2), as a fraction of all, so that its size does not
-    count by itself.
+    bits in which two images agree (Mellor et al. 2021); a millionth of all bits on its diagonal
+    keeps it regular where two images have one code.
     """
     codes: list[Tensor] = []
     hooks = [
@@ -71,8 +71,9 @@ def naswot(model: VisionTransformer, images: Tensor, labels: Tensor) -> float:
         for hook in hooks:
             hook.remove()
     bits = torch.cat(codes, dim=1).double()
-    agreement = (bits @ bits.T + (1 - bits) @ (1 - bits).T) / bits.shape[1]
-    return float(torch.linalg.slogdet(agreement + 1e-6 * torch.eye(len(bits), dtype=torch.float64)).logabsdet)
+    agreement = bits @ bits.T + (1 - bits) @ (1 - bits).T
+    regular = 1e-6 * bits.shape[1] * torch.eye(len(bits), dtype=torch.float64)
+    return float(torch.linalg.slogdet(agreement + regular).logabsdet)
 
 
 PROXIES: Mapping[str, Callable[[VisionTransformer, Tensor, Tensor], float]] = {

@@ -44,7 +44,7 @@ class FrontStopper:
         warmup: part of the epochs that every candidate is trained.
     """
 
-    confidence: float = 0.9
+    confidence: float = 0.8
     warmup: float = 0.1
 
     def __post_init__(self) -> None:

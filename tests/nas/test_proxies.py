@@ -61,8 +61,8 @@ def test_naswot_is_the_determinant_of_agreeing_codes() -> None:
     with torch.no_grad():
         model.eval()(IMAGES)
     bits = codes[0].numpy()
-    agreement = np.array([[np.mean(a == b) for b in bits] for a in bits])
-    expected = np.linalg.slogdet(agreement + 1e-6 * np.eye(len(bits)))[1]
+    agreement = np.array([[np.sum(a == b) for b in bits] for a in bits])
+    expected = np.linalg.slogdet(agreement + 1e-6 * bits.shape[1] * np.eye(len(bits)))[1]
     assert score(model, "naswot", IMAGES, LABELS) == pytest.approx(expected)
     same = IMAGES[:1].expand(12, -1, -1, -1)
     assert score(model, "naswot", same, LABELS) < expected

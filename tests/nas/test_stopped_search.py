@@ -102,7 +102,7 @@ def test_an_interrupted_search_ends_the_same(sampler: str, rule: Stopper, tmp_pa
 @pytest.mark.usefixtures("trained")
 def test_another_rule_is_another_study(tmp_path: Path) -> None:
     stopped_search(trials=1, storage=tmp_path / "s.journal")
-    with pytest.raises(InputError, match=r"stopping.confidence is 0.7 there and 0.9 here"):
+    with pytest.raises(InputError, match=r"stopping.confidence is 0.7 there and 0.8 here"):
         stopped_search(trials=1, storage=tmp_path / "s.journal", stopping=FrontStopper())
     with pytest.raises(InputError, match="stopping is"):
         stopped_search(trials=1, storage=tmp_path / "s.journal", stopping=None)
