@@ -15,10 +15,36 @@ _COLUMNS = (at.FIRED, at.FIRINGS, at.AT_WORK, at.START, at.FREE, at.PUSHED_LAST,
 def result_of(pipeline: Pipeline, layout: Layout, state: State) -> SimResult:
     """The account of a run in which nothing can happen any more."""
     rows = state.stages[layout.row_of_stage]
-    columns = rows[:, _COLUMNS].tolist()
-    waiting, horizon = False, 0
-    for stage, (fired, firings, at_work, start, free, pushed_last, _, _) in zip(pipeline.stages, columns, strict=True):
-        waiting = waiting or fired < firings
+    finished = bool((rows[:, at.FIRED] == rows[:, at.FIRINGS]).all())
+    if finished:
+        horizon = int(rows[:, at.FREE].max())
+        stalls = _finished_stalls(pipeline, layout, rows, horizon)
+    else:
+        horizon, stalls = _halted_stalls(pipeline, layout, state, rows)
+    times = _times(pipeline, rows, state) if len(state.starts) else (None, None)
+    return SimResult(horizon if finished else None, not finished, _peaks(state), stalls, horizon, *times)
+
+
+def _finished_stalls(pipeline: Pipeline, layout: Layout, rows: Words, horizon: int) -> dict[str, dict[str, int]]:
+    free, blocked, waited = rows[:, (at.FREE, at.BLOCKED, at.WAITED)].T.tolist()
+    return {
+        stage.name: {
+            "busy": busy,
+            "starved": end - busy - block - wait,
+            "blocked": block,
+            "resource": wait,
+            "drained": horizon - end,
+        }
+        for stage, busy, end, block, wait in zip(pipeline.stages, layout.busy, free, blocked, waited, strict=True)
+    }
+
+
+def _halted_stalls(
+    pipeline: Pipeline, layout: Layout, state: State, rows: Words
+) -> tuple[int, dict[str, dict[str, int]]]:
+    """The last cycle in which something happened, and where the cycles up to then went; for a deadlock."""
+    columns, horizon = rows[:, _COLUMNS].tolist(), 0
+    for stage, (fired, _, at_work, start, free, pushed_last, _, _) in zip(pipeline.stages, columns, strict=True):
         horizon = max(horizon, free, pushed_last)
         if at_work:
             horizon = max(horizon, start + stage.service_pattern.at(fired))
@@ -44,8 +70,7 @@ def result_of(pipeline: Pipeline, layout: Layout, state: State) -> SimResult:
             "resource": resource,
             "drained": drained,
         }
-    times = _times(pipeline, rows, state) if len(state.starts) else (None, None)
-    return SimResult(None if waiting else horizon, waiting, _peaks(state), stalls, horizon, *times)
+    return horizon, stalls
 
 
 def _times(pipeline: Pipeline, rows: Words, state: State) -> tuple[Times, Times]:

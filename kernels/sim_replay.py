@@ -124,15 +124,16 @@ def _fill(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
 
 
 @inlined
-def _few(stages: Words, edges: Words, slots: Words, links: Words, table: Words, s: Word) -> Word:
-    """Fire a stage of kind FEW; its start."""
+def _few(stages: Words, edges: Words, slots: Words, links: Words, table: Words, s: Word, quick: bool) -> Word:
+    """Fire a stage of kind FEW, and QUICK if `quick`; its start."""
     k = stages[s + at.FIRED]
     inputs, outputs = stages[s + at.INPUTS], stages[s + at.OUTPUTS]
     two_in, outs = stages[s + at.INPUT_COUNT] > ONE, stages[s + at.OUTPUT_COUNT]
     here, there = links[inputs], links[inputs + stages[s + at.INPUT_COUNT] - ONE]
-    begun = max(stages[s + at.FREE], _there(edges, slots, table, here, k))
+    begun = stages[s + at.FREE]
+    begun = max(begun, slots[_slot(edges, here, k)] if quick else _there(edges, slots, table, here, k))
     if two_in:
-        begun = max(begun, _there(edges, slots, table, there, k))
+        begun = max(begun, slots[_slot(edges, there, k)] if quick else _there(edges, slots, table, there, k))
     phase = stages[s + at.SERVICE_PHASE]
     done = begun + table[stages[s + at.SERVICE] + phase]
     phase += stages[s + at.SERVICE_STRIDE]
@@ -141,15 +142,20 @@ def _few(stages: Words, edges: Words, slots: Words, links: Words, table: Words, 
     ended = max(done, slots[_slot(edges, first, k - edges[first + at.DEPTH])])
     if outs > ONE:
         second = links[outputs + ONE]
-        third = links[outputs + outs - ONE]
         ended = max(ended, slots[_slot(edges, second, k - edges[second + at.DEPTH])])
-        ended = max(ended, slots[_slot(edges, third, k - edges[third + at.DEPTH])])
-        _fill(edges, slots, second, k, ended)
         if outs > TWO:
+            third = links[outputs + TWO]
+            ended = max(ended, slots[_slot(edges, third, k - edges[third + at.DEPTH])])
             _fill(edges, slots, third, k, ended)
+        _fill(edges, slots, second, k, ended)
     _fill(edges, slots, first, k, ended)
-    _return(edges, slots, table, here, k, begun, ended)
-    if two_in:
+    if quick:
+        _return_one(edges, slots, here, k, begun)
+    else:
+        _return(edges, slots, table, here, k, begun, ended)
+    if two_in and quick:
+        _return_one(edges, slots, there, k, begun)
+    elif two_in:
         _return(edges, slots, table, there, k, begun, ended)
     stages[s + at.BLOCKED] += ended - done
     stages[s + at.FREE] = ended
@@ -260,8 +266,10 @@ def replay(
                 if kind & at.LINE:
                     _run_of_lines(words, words, words, table, starts, ends, s, np.uint64(lengths[x]))
                     continue
-                if kind & at.FEW:
-                    begun = _few(words, words, words, words, table, s)
+                if kind & at.QUICK:
+                    begun = _few(words, words, words, words, table, s, True)
+                elif kind & at.FEW:
+                    begun = _few(words, words, words, words, table, s, False)
                 elif kind & at.PLAIN:
                     begun = _plain(words, words, words, words, table, s)
                 else:

@@ -104,8 +104,7 @@ FAULTS = {
     "a fork waits for one output alone": (
         "sim_replay",
         PLAIN,
-        "        ended = max(ended, slots[_slot(edges, second, k - edges[second + at.DEPTH])])\n"
-        "        ended = max(ended, slots[_slot(edges, third, k - edges[third + at.DEPTH])])\n",
+        "        ended = max(ended, slots[_slot(edges, second, k - edges[second + at.DEPTH])])\n",
         "",
     ),
     "an order looks at no depths": (
