@@ -15,7 +15,7 @@ from fifo_sim.pattern import LARGEST, Ints
 from fifo_sim.pipeline import Pipeline
 from fifo_sim.program import Program, find_program, order_of
 from fifo_sim.result import SimResult
-from fifo_sim.simulator import refuse_overflow, run_in_order, simulate
+from fifo_sim.simulator import run_in_order, simulate
 from vit.errors import InputError, did_you_mean, require_int
 
 NONE = np.uint64(2**64 - 1)  # no such token or firing
@@ -33,7 +33,6 @@ class Incremental:
         pipeline: a Pipeline, or a dict of the kind `Pipeline.from_dict` reads; its depths are the first ones.
 
     Attributes:
-        pipeline: the same with the depths of now.
         computed: firings that the last change has computed again; None if it was a run afresh.
 
     Raises:
@@ -41,13 +40,24 @@ class Incremental:
     """
 
     def __init__(self, pipeline: Pipeline | Mapping[str, Any]) -> None:
-        self.pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline.from_dict(pipeline)
+        self._pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline.from_dict(pipeline)
         self.computed: int | None = None
-        self._layout = layout_of(self.pipeline)
-        self._program = _program_if_able(self.pipeline, self._layout)
+        self._layout = layout_of(self._pipeline)
+        self._depths = list(self._pipeline.depths)
+        self._names = [edge.name for edge in self._pipeline.edges]
+        self._program = _program_if_able(self._pipeline, self._layout)
+        short = [] if self._program is None else np.flatnonzero(self._written() < self._program.least).tolist()
+        self._short: set[int] = set(short)
         self._result: SimResult | None = None
         self._run: _Run | None = None
         self._start_afresh()
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline with the depths of now."""
+        if list(self._pipeline.depths) != self._depths:
+            self._pipeline = self._pipeline.with_depths(self._depths)
+        return self._pipeline
 
     @property
     def cycles(self) -> int | None:
@@ -61,10 +71,12 @@ class Incremental:
             InputError: no such FIFO, a depth below 1, or a cycle count beyond 2^61.
         """
         number = self._number(edge)
-        depths = list(self.pipeline.depths)
-        depths[number] = require_int("depth", depth, 1, LARGEST)
-        self.pipeline, self._result = self.pipeline.with_depths(depths), None
-        self.computed = self._run.change(number, depth) if self._run and self._fits() else None
+        self._depths[number] = require_int("depth", depth, 1, LARGEST)
+        self._result = None
+        if self._program is not None:
+            too_small = self._written(number) < self._program.least[number]
+            (self._short.add if too_small else self._short.discard)(number)
+        self.computed = self._run.change(number, depth) if self._run and not self._short else None
         if self.computed is None:
             self._start_afresh()
         return self.cycles
@@ -76,27 +88,27 @@ class Incremental:
             self._result = self._run.result(self.pipeline)
         return self._result
 
-    def _fits(self) -> bool:
-        writes = self._layout.stages[self._layout.edges[:, at.SRC], at.FIRINGS]
-        depths = np.minimum(np.array(self.pipeline.depths, np.uint64), writes)
-        return self._program is not None and bool((depths >= self._program.least).all())
+    def _written(self, edge: int | slice = slice(None)) -> Words:
+        """Depth of FIFOs, or what is ever written to them if that is less."""
+        writes = self._layout.stages[self._layout.edges[edge, at.SRC], at.FIRINGS]
+        least: Words = np.minimum(np.array(self._depths[edge], np.uint64), writes)
+        return least
 
     def _start_afresh(self) -> None:
-        if self._program is not None and self._fits():
-            if self._run is None:
-                self._run = _Run(self.pipeline, self._layout, self._program)
-            self._run.start(self.pipeline)
+        if self._program is not None and not self._short:
+            run, self._run = self._run or _Run(self.pipeline, self._layout, self._program), None
+            run.start(self.pipeline)
+            self._run = run
         else:
             self._run, self._result = None, simulate(self.pipeline)
 
     def _number(self, edge: int | str) -> int:
-        names = [each.name for each in self.pipeline.edges]
         if isinstance(edge, str):
-            if names.count(edge) != 1:
-                allowed = "the name of one FIFO, or its position" if edge in names else "the name of a FIFO"
-                raise InputError("edge", edge, allowed, did_you_mean(edge, names))
-            return names.index(edge)
-        return require_int("edge", edge, 0, len(names) - 1)
+            if self._names.count(edge) != 1:
+                allowed = "the name of one FIFO, or its position" if edge in self._names else "the name of a FIFO"
+                raise InputError("edge", edge, allowed, did_you_mean(edge, self._names))
+            return self._names.index(edge)
+        return require_int("edge", edge, 0, len(self._names) - 1)
 
 
 class _Run:
@@ -130,7 +142,7 @@ class _Run:
         return int(self.state.ends[self.last].max())
 
     def change(self, edge: int, depth: int) -> int | None:
-        """Bring the times up to date; how many firings were computed, or None if that would be too many."""
+        """Bring the times up to date; how many firings were computed, or None if a run afresh is called for."""
         from kernels.sim_update import UPDATED, update
 
         state, layout = self.state, self.layout
@@ -140,7 +152,6 @@ class _Run:
         times: tuple[Any, ...] = self.tokens, self.looks, state.starts, state.ends
         order: tuple[Any, ...] = self.places, self.rows, self.numbers, self.marks
         outcome, computed = update(*rows, *times, *order, np.uint64(edge) * at.EDGE_WORDS, self.most)
-        refuse_overflow(outcome)
         return int(computed) if outcome == UPDATED else None
 
     def result(self, pipeline: Pipeline) -> SimResult:

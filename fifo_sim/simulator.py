@@ -58,7 +58,7 @@ def run(layout: Layout, state: State) -> None:
     """Walk a state to where nothing can happen any more."""
     from kernels.sim_walk import walk
 
-    refuse_overflow(walk(*state.rows(), layout.links, layout.table, state.starts, state.ends, state.dirty))
+    _refuse_overflow(walk(*state.rows(), layout.links, layout.table, state.starts, state.ends, state.dirty))
 
 
 def run_in_order(layout: Layout, state: State, program: Program) -> None:
@@ -73,7 +73,7 @@ def run_in_order(layout: Layout, state: State, program: Program) -> None:
     order: tuple[Any, ...] = program.rows, program.lengths, program.parts
     outcome = replay(words, np.array(layout.bounds, np.uint64), *times, *order, then)
     words[:rows] -= layout.offsets
-    refuse_overflow(outcome)
+    _refuse_overflow(outcome)
 
 
 def program_for(pipeline: Pipeline, state: State) -> Program | None:
@@ -88,7 +88,7 @@ def program_for(pipeline: Pipeline, state: State) -> Program | None:
     return find_program(layout, state.edges[:, at.DEPTH], longest)
 
 
-def refuse_overflow(outcome: int) -> None:
+def _refuse_overflow(outcome: int) -> None:
     if outcome == at.OVERFLOW:
         allowed = "service times and latencies that stay below 2^61 in all"
         raise InputError("service", "a run beyond 2^61 cycles", allowed)
