@@ -79,8 +79,7 @@ class Layout:
             InputError: too many slots or firings to be kept in memory.
         """
         bounds = self.bounds
-        writes = self.stages[self.edges[:, at.SRC].astype(np.int64), at.FIRINGS]
-        depth = np.minimum(np.asarray(depths, dtype=np.uint64), writes)
+        depth = np.minimum(np.asarray(depths, dtype=np.uint64), self._writes)
         sizes = _power_of_two(depth)
         slots = sum(sizes.tolist())
         if slots > MOST_SLOTS:
@@ -116,6 +115,12 @@ class Layout:
         """Where edges, ports, links and slots begin in the words of a state."""
         sizes = [part.size for part in (self.stages, self.edges, self.ports, self.links)]
         return np.cumsum(sizes).tolist()  # type: ignore[no-any-return]
+
+    @cached_property
+    def _writes(self) -> Words:
+        """Tokens ever written to each FIFO."""
+        writes: Words = self.stages[self.edges[:, at.SRC].astype(np.int64), at.FIRINGS]
+        return writes
 
     @cached_property
     def _words(self) -> Words:
@@ -291,8 +296,6 @@ class _Links:
 
 
 def _power_of_two(sizes: Words) -> Words:
-    """The next power of two of each, sizes >= 1."""
-    ones = sizes - np.uint64(1)
-    for shift in (1, 2, 4, 8, 16, 32):
-        ones |= ones >> np.uint64(shift)
-    return ones + np.uint64(1)
+    """The next power of two of each, sizes >= 1; above 2^53 perhaps the one after."""
+    exponents = np.frexp((sizes - np.uint64(1)).astype(np.float64))[1]
+    return np.uint64(1) << exponents.astype(np.uint64)
