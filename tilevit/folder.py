@@ -7,13 +7,12 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from tilevit.console import say
-from tilevit.settings import RunConfig
 from vit.errors import InputError
 from vit.files import read_json, read_toml, write_json, write_text
 
@@ -26,12 +25,23 @@ CONTENTS = (
     "checkpoints",
     "plots",
     "results.json",
+    "results.md",
     "stats.csv",
     "report.html",
     "packed.safetensors",
     "search",
     CONFIG,
 )
+
+
+class Settings(Protocol):
+    """What a run is told: a RunConfig or a StepsConfig."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON and TOML values."""
+
+    def to_toml(self) -> str:
+        """As the TOML file that reads back to `to_dict`."""
 
 
 class RunFolder:
@@ -47,7 +57,7 @@ class RunFolder:
             other files.
     """
 
-    def __init__(self, path: str | Path, config: RunConfig, *, fresh: bool = False) -> None:
+    def __init__(self, path: str | Path, config: Settings, *, fresh: bool = False) -> None:
         self.path = Path(path)
         made = not self.path.exists()
         self._history = ""  # checksum of what the stages so far left
@@ -126,12 +136,12 @@ class RunFolder:
     def _stage_file(self, name: str) -> Path:
         return self.path / "stages" / f"{name}.json"
 
-    def _check_same(self, config: RunConfig) -> None:
+    def _check_same(self, config: Settings) -> None:
         file = self.path / CONFIG
         if not file.exists():
             return
         try:
-            before, now = read_toml(file, "run"), config.to_dict()
+            before, now = flattened(read_toml(file, "run")), flattened(config.to_dict())
         except InputError as error:
             raise InputError("run", str(file), AS_WRITTEN, f"{error.hint}; {FRESH}") from error
         if before.keys() != now.keys():
@@ -171,6 +181,21 @@ class RunFolder:
             handle.close()
             raise InputError("out", str(self.path), "a folder no other process is running in") from None
         return handle
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables and lists of named tables as one: {"steps": [{"name": "a", "lr": 1}]} -> {"steps.a.lr": 1, ...}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            flat[f"{prefix}{key}"] = [item.get("name") for item in value]
+            for item in value:
+                flat |= flattened(item, f"{prefix}{key}.{item.get('name')}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _checksum(value: Any) -> str:

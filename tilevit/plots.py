@@ -78,6 +78,30 @@ def training(stats: Sequence[Row]) -> Figure:
     return figure
 
 
+CURVES = {
+    "training_loss": ("train_loss", "training loss", 1.0),
+    "val_accuracy": ("val_accuracy", "validation accuracy, %", 100.0),
+    "learning_rate": ("lr", "learning rate", 1.0),
+    "epoch_time": ("seconds", "time of an epoch, s", 1.0),
+}
+
+
+def curves(stats: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
+    """A picture for each of CURVES, as (file name, figure): every training from its own first epoch."""
+    names = list(dict.fromkeys(row["stage"] for row in stats))
+    for name, (key, label, scale) in CURVES.items():
+        figure = _figure(6, 3.6)
+        axes = figure.add_subplot()
+        for stage in names:
+            rows = [row for row in stats if row["stage"] == stage]
+            epochs, values = [float(row["epoch"]) for row in rows], [scale * float(row[key]) for row in rows]
+            axes.plot(epochs, values, label=stage, marker=".", ms=3)
+        axes.set(xlabel="epoch", ylabel=label)
+        if names:
+            axes.legend(fontsize=8)
+        yield name, figure
+
+
 def stages(rows: Sequence[Row]) -> Figure:
     """Accuracy and size on disk after each stage, as bars."""
     figure = _figure(9, 3.4)

@@ -156,14 +156,26 @@ def defaults_for(data: str) -> RunConfig:
     )
 
 
-def resolve(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
+def holds_steps(file: Path) -> bool:
+    """Whether this TOML file has steps in place of settings."""
+    return "steps" in read_toml(file, "config")
+
+
+def resolve(file: Path | None, flags: Mapping[str, Any], *, reduced: bool = False) -> RunConfig:
     """Defaults for the data, overridden by the file, overridden by the flags that were given.
+
+    A [reduced] table in the file holds the settings that are different in reduced form.
 
     Raises:
         InputError: the file is no TOML, has an unknown or mistyped key, or a value is out of range.
     """
     from_file = read_toml(file, "config") if file else {}
-    require_known_keys(f"{file}: key" if file else "config", from_file, [spec.name for spec in fields(RunConfig)])
+    small = from_file.pop("reduced", None if reduced else {})
+    if not isinstance(small, dict):
+        raise InputError("reduced", small, "a [reduced] table in the --config file")
+    known = [spec.name for spec in fields(RunConfig)]
+    require_known_keys(f"{file}: key" if file else "config", [*from_file, *small], known)
+    from_file |= small if reduced else {}
     given = {**from_file, **{name: value for name, value in flags.items() if value is not None}}
     data = given.get("data", "digits")
     if not isinstance(data, str):

@@ -18,18 +18,22 @@ from prune import sparsity as measured_sparsity
 from prune.anatomy import blocks, dim_of, heads_of
 from quant import QuantConfig, convert, prepare_qat, save_qat
 from quant import ptq as quantised_after
-from tilevit.console import progress
+from tilevit.console import progress, say
+from tilevit.metrics import changes, conditions, measure
 from tilevit.models import load_model
 from tilevit.run import packed_accuracy
 from tilevit.training import Place, recipe_table, trained, training_recipe
 from vit import distill as distilled
-from vit.errors import InputError, did_you_mean
+from vit import evaluate as measured
+from vit.errors import InputError, did_you_mean, require_choice, require_int
 from vit.masks import prunable_layers
+from vit.teacher import take_pretrained
 
 Spec = str | Mapping[str, Any]
 RecipeTable = Path | Mapping[str, Any]
 Result = dict[str, Any]
 
+SPLITS = ("test", "val", "train")
 CALIBRATION_IMAGES = 256
 GATE_EPOCHS, GATE_PENALTY = 10, 1e-3
 PRUNED: Result = {"epochs": 0, "lr": 1e-3}  # the training after pruning, and after quantisation, unless told otherwise
@@ -40,14 +44,27 @@ def train(
     at: Place,
     model: Spec,
     *,
+    pretrained: bool = False,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     recipe: RecipeTable | None = None,
 ) -> Result:
-    """Train a model from what it is: fresh, or a checkpoint to go on from."""
-    network = load_model(model, at.data, at.seed).network(quantised=False)
-    return trained(network, training_recipe(at, recipe, epochs=epochs, batch_size=batch_size, lr=lr), at)
+    """Train a model from what it is: fresh, or a checkpoint to go on from.
+
+    With `pretrained` a fresh timm model starts from timm's weights; where they cannot be had, that is said and it
+    starts from nothing.
+    """
+    loaded = load_model(model, at.data, at.seed)
+    network, had = loaded.network(quantised=False), {}
+    if pretrained:
+        if loaded.kind != "new":
+            raise InputError("pretrained", True, "absent for a checkpoint, which has its weights", loaded.spec)
+        reason = take_pretrained(network)
+        if reason:
+            say(f"{loaded.spec}: no pretrained weights, it is trained from nothing: {reason}")
+        had = {"pretrained": not reason}
+    return trained(network, training_recipe(at, recipe, epochs=epochs, batch_size=batch_size, lr=lr), at) | had
 
 
 def distill(
@@ -142,10 +159,52 @@ def qat(
     return result
 
 
-def ptq(at: Place, model: Spec, *, method: str = "int8-dynamic") -> Result:
+def ptq(at: Place, model: Spec, *, method: str = "int8-dynamic", calibration_images: int = 128) -> Result:
     """Quantise after training, through onnxruntime, into `out`."""
     network = load_model(model, at.data, at.seed).network(quantised=False)
-    return quantised_after(network, method, at.data, out=at.out).to_dict()
+    return quantised_after(network, method, at.data, at.out, calibration_images=calibration_images).to_dict()
+
+
+def evaluate(at: Place, *, models: list[str], split: str = "test") -> Result:
+    """Accuracy of each model on a split; a packed one runs on the integer engine."""
+    require_choice("split", split, SPLITS)
+    images = getattr(at.data, split)
+    accuracy = {}
+    for spec in models:
+        loaded = load_model(spec, at.data, at.seed)
+        if loaded.kind == "new":
+            raise InputError("model", spec, "a checkpoint or a packed model", "this one is not trained")
+        packed = loaded.kind == "packed"
+        accuracy[Path(spec).stem] = (
+            packed_accuracy(loaded.packed(), images)[0] if packed else measured(loaded.network(), images).accuracy
+        )
+    return {"split": split, "images": len(images), "accuracy": accuracy}
+
+
+def profile(
+    at: Place,
+    *,
+    models: list[str],
+    compare: str | None = None,
+    split: str = "val",
+    hardware: str | None = None,
+    batch: int = 16,
+    rounds: int = 20,
+) -> Result:
+    """Measurements of models side by side, and their change against the baseline `compare`."""
+    require_choice("split", split, ("val", "test"))
+    require_int("batch", batch)
+    specs = [*([] if compare is None else [compare]), *models]
+    loaded = {Path(spec).stem: load_model(spec, at.data, at.seed) for spec in specs}
+    if len(loaded) < len(specs):
+        raise InputError("models", [Path(spec).stem for spec in specs], "each name once")
+    images = getattr(at.data, split)
+    rows = measure(loaded, images, hardware=hardware, batch_size=batch, rounds=rounds)
+    about = f"{len(images):,} {'validation' if split == 'val' else 'test'} images of {at.data.name}"
+    told: Result = {"models": rows, "conditions": conditions(next(iter(rows.values())), about)}
+    if compare is not None:
+        told |= {"baseline": Path(compare).stem, "change_percent": changes(rows, Path(compare).stem)}
+    return told
 
 
 def packed_file(at: Place) -> Path:

@@ -109,6 +109,7 @@ def trained(
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "sparsity": sparsity(model)["total"],
         "checkpoint": str(at.latest),
+        "checkpoint_bytes": at.latest.stat().st_size,
         "history": list(history),
     }
     if best is not None:

@@ -16,7 +16,7 @@ from vit.config import ViTConfig
 from vit.errors import InputError, did_you_mean
 from vit.image_set import DataSplits
 from vit.torchvision_shim import import_timm
-from vit.zoo import model_spec
+from vit.zoo import create_model, model_spec
 
 
 class Answer(NamedTuple):
@@ -154,6 +154,18 @@ def probe(role: str, ask: Callable[[Tensor], Answer], images: Tensor, classes: i
     return 0 if said.features is None else said.features.shape[1]
 
 
+def take_pretrained(model: nn.Module) -> str:
+    """Give a fresh timm model the weights that timm has for it, fitted to its size; '' or why they cannot be had."""
+    try:
+        spec = model_spec(model)
+        if "timm" not in spec:
+            return "it is not timm's"
+        model.load_state_dict(create_model({**spec, "pretrained": True}).state_dict())
+    except Exception as error:  # timm, the hub and its HTTP client each have their own
+        return _reason(error)
+    return ""
+
+
 def _heads(model: nn.Module) -> tuple[nn.Module, ...]:
     """The classifiers: one, or two where a distillation token has its own."""
     named: Any = model
@@ -181,10 +193,13 @@ def _pretrained(name: str) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # timm, the hub and its HTTP client each have their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         allowed = "a timm architecture whose pretrained weights can be loaded"
-        raise InputError("teacher", name, allowed, f"{reason}; or give the path of a checkpoint") from error
+        raise InputError("teacher", name, allowed, f"{_reason(error)}; or give the path of a checkpoint") from error
     return model
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _in_colour(values: tuple[float, ...]) -> tuple[float, ...]:

@@ -120,6 +120,9 @@ def ptq(
     model: Model,
     data: Data = "digits",
     method: Annotated[str, typer.Option(help="fp16, int8-dynamic, int8-static or int4-weight.")] = "int8-dynamic",
+    calibration_images: Annotated[
+        int, typer.Option(help="Training images that ranges and sensitivities are taken from.", min=1)
+    ] = 128,
     out: Annotated[Path, typer.Option(help="Folder for the ONNX file.")] = Path("outputs/ptq"),
     val_fraction: ValFraction = VAL_FRACTION,
     seed: Seed = 0,
@@ -129,7 +132,8 @@ def ptq(
     from tilevit import steps
 
     at = working_in(out, data, val_fraction, seed, "cpu", False, "ptq")
-    tell("Quantised after training", steps.ptq(at, model, method=method), json)
+    result = steps.ptq(at, model, method=method, calibration_images=calibration_images)
+    tell("Quantised after training", result, json)
 
 
 def export(

@@ -21,6 +21,9 @@ def run(
     flags: dict[str, Any],
     config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags override it.")] = None,
     out: Out = None,
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="The file's reduced form: the same steps, small enough for any machine.")
+    ] = False,
     fresh: Fresh = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the settings as a TOML file to start from, and leave.")
@@ -32,10 +35,16 @@ def run(
     Settings come from the defaults for the data, then --config, then the flags. Stopped anywhere, the same command goes
     on where it was. The folder (default: outputs/NAME-OF-DATA) then holds report.html, results.json, stats.csv,
     plots/, checkpoints/, packed.safetensors and config.toml.
-    """
-    from tilevit.settings import resolve
 
-    settings = resolve(config, flags)
+    A --config with [[steps]], such as examples/pocket_vit.toml, takes those steps instead (default folder:
+    outputs/NAME-OF-FILE) and leaves results.md in place of the report.
+    """
+    from tilevit.settings import holds_steps, resolve
+
+    if config is not None and holds_steps(config):
+        _take_steps(config, flags, reduced, out, fresh, print_config, json)
+        return
+    settings = resolve(config, flags, reduced=reduced)
     if print_config:
         if json:
             emit_json(settings.to_dict())
@@ -55,6 +64,28 @@ def run(
     table("Test split, read once", ["model", "accuracy"], [(name, percent(value)) for name, value in accuracy.items()])
     where = ("report.html", "results.json", "stats.csv", "plots", "checkpoints", "packed.safetensors", "config.toml")
     table("Where everything is", ["what", "path"], [(Path(name).stem, str(folder / name)) for name in where])
+
+
+def _take_steps(
+    config: Path, flags: dict[str, Any], reduced: bool, out: Path | None, fresh: bool, print_config: bool, json: bool
+) -> None:
+    from tilevit.steps_file import read_steps
+
+    settings = read_steps(config, flags, reduced=reduced)
+    if print_config:
+        if json:
+            emit_json(settings.to_dict())
+        else:
+            print(settings.to_toml(), end="")
+        return
+    from tilevit.steps_report import page
+    from tilevit.steps_run import run_steps
+
+    results = run_steps(settings, out or Path("outputs") / (config.stem + "_reduced" * reduced), fresh=fresh)
+    if json:
+        emit_json(results)
+    else:
+        print(page(results), end="")
 
 
 def report(

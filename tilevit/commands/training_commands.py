@@ -39,6 +39,9 @@ def register(app: typer.Typer) -> None:
 def train(
     model: Model,
     data: Data = "digits",
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Start a timm model from timm's weights, where they can be had.")
+    ] = False,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
@@ -57,7 +60,8 @@ def train(
     from tilevit import steps
 
     at = working_in(out, data, val_fraction, seed, device, fresh, "train")
-    result = steps.train(at, model, epochs=epochs, batch_size=batch_size, lr=lr, recipe=recipe)
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "recipe": recipe}
+    result = steps.train(at, model, pretrained=pretrained, **given)  # type: ignore[arg-type]
     tell("Trained", with_stats(result, at), json)
 
 
