@@ -61,13 +61,21 @@ def read_json(path: str | Path, field: str = "file") -> Any:
     """The JSON in `path`.
 
     Raises:
-        InputError: absent, unreadable, or not JSON (with line and column).
+        InputError: absent, unreadable, not JSON (with line and column), or a table with a key twice.
     """
     text = read_text(path, field)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:
         raise InputError(field, str(path), "a JSON file", f"it does not parse: {error}") from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one table")
+    return table
 
 
 def read_toml(path: str | Path, field: str = "file") -> dict[str, Any]:

@@ -94,3 +94,10 @@ def test_a_toml_file_that_does_not_parse_is_told_with_its_line(tmp_path: Path, t
         return
     with pytest.raises(InputError, match=where):
         read_toml(tmp_path / "a.toml")
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.json"
+    path.write_text('{"a": {"b": 1, "b": 2}}')
+    with pytest.raises(InputError, match="'b' stands twice in one table"):
+        read_json(path)
