@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tilevit.console import percent
 from tilevit.metrics import cells, change_cells, markdown
+from vit.errors import InputError
+from vit.files import read_json, read_text, write_text, written_aside
 
 CPU_INFO = Path("/proc/cpuinfo")
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
+
+
+def write_page(folder: str | Path) -> Path:
+    """Write plots/*.png and results.md from the results.json and stats.csv of a folder; returns the page's path.
+
+    Raises:
+        InputError: they are absent or damaged.
+    """
+    from tilevit.plots import curves, stages
+
+    folder = Path(folder)
+    results = read_json(folder / "results.json", "run")
+    stats = list(csv.DictReader(io.StringIO(read_text(folder / "stats.csv", "run"))))
+    try:
+        text, bars = page(results), accuracies(results)
+        pictures = [*(curves(stats) if stats else ()), *([("accuracy", stages(bars))] if bars else [])]
+    except (KeyError, TypeError) as error:
+        raise InputError("run", str(folder), "the folder of a finished run", f"its files lack {error}") from error
+    for name, figure in pictures:
+        with written_aside(folder / "plots" / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png")
+    write_text(folder / "results.md", text)
+    return folder / "results.md"
 
 
 def page(results: Results) -> str:

@@ -15,14 +15,13 @@ from tilevit import __version__
 from tilevit.console import say
 from tilevit.folder import RunFolder
 from tilevit.models import load_model
-from tilevit.plots import curves, stages
 from tilevit.run import VERSIONED
 from tilevit.steps_file import KINDS, REFERENCES, Step, StepsConfig
-from tilevit.steps_report import accuracies, page
+from tilevit.steps_report import write_page
 from tilevit.training import Place, stats_csv
 from vit import DataSplits, load_data, resolve_device
 from vit.errors import InputError
-from vit.files import write_json, write_text, written_aside
+from vit.files import write_json, write_text
 
 TRAINED = ("train", "distill")
 
@@ -112,7 +111,7 @@ def _check_models(config: StepsConfig, data: DataSplits) -> None:
 def _written(
     config: StepsConfig, data: DataSplits, folder: RunFolder, done: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Write results.json, results.md, stats.csv and plots/."""
+    """Write results.json and stats.csv, and the page from them."""
     results = {
         "tilevit": __version__,
         "title": config.title,
@@ -143,13 +142,7 @@ def _written(
     histories = {name: result["history"] for name, result in done.items() if result.get("history")}
     write_text(folder / "stats.csv", stats_csv(histories))
     write_json(folder / "results.json", results)
-    write_text(folder / "results.md", page(results))
-    rows = [{"stage": name, **row} for name, history in histories.items() for row in history]
-    bars = accuracies(results)
-    for name, figure in [*(curves(rows) if rows else ()), *([("accuracy", stages(bars))] if bars else [])]:
-        with written_aside(folder / "plots" / f"{name}.png") as temporary:
-            figure.savefig(temporary, format="png")
-    say(f"results: {folder / 'results.md'}")
+    say(f"results: {write_page(folder.path)}")
     return results
 
 

@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tilevit import metrics
 from tilevit.cli import _exit_code
 from tilevit.settings import holds_steps, resolve
 from tilevit.steps_file import KINDS, read_steps
+from vit import create_model
 
 EXAMPLES = sorted(Path("examples").glob("*.toml"))
 
@@ -48,6 +50,24 @@ def test_it_loads_in_both_forms(file, tmp_path):
         written = tmp_path / "config.toml"
         written.write_text(config.to_toml())
         assert (read_steps(written, {}) if holds_steps(file) else resolve(written, {})) == config
+
+
+def test_the_models_of_full_scale_are_of_the_published_sizes():
+    def params(example, step, image_size):
+        steps = {step.name: step for step in read_steps(Path(f"examples/{example}.toml"), {}).steps}
+        spec = steps[step].options["model"]
+        shape = {"num_classes": 10, "image_size": image_size, "in_channels": 3}
+        with torch.device("meta"):
+            model = create_model(spec, **shape)
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    assert 20e6 < params("pocket_vit", "teacher", 32) < 23e6
+    assert 3.5e6 < params("pocket_vit", "student", 32) < 5e6
+    assert 9e6 < params("vit_metrics", "baseline", 32) < 11e6
+    assert params("vit_metrics", "tiny", 32) < 2e6
+    assert 5e6 < params("vit_tiny_ptq", "vit_tiny", 224) < 6e6
+    for size, millions in (("xxs", 0.95), ("xs", 1.94), ("s", 4.94)):
+        assert params("mobilevit_ptq", f"mobilevit_{size}", 256) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 def test_the_pocket_vit_is_distilled_pruned_and_quantised(reduced):

@@ -82,6 +82,22 @@ def test_steps_build_on_one_another(file, tmp_path, capsys):
     assert [row["stage"] for row in rows] == ["first", "first", "masked", "small"]
 
 
+def test_the_page_is_made_again_from_the_folder_alone(file, tmp_path, capsys):
+    out = tmp_path / "out"
+    file.write_text(TRAIN)
+    assert run(file, out) == 0
+    text = (out / "results.md").read_text()
+    (out / "results.md").unlink()
+    (out / "plots" / "epoch_time.png").unlink()
+    assert _exit_code(["report", str(out)]) == 0
+    assert (out / "results.md").read_text() == text
+    assert (out / "plots" / "epoch_time.png").exists()
+    (out / "results.json").write_text('{"steps": {"first": {}}}')
+    capsys.readouterr()
+    assert _exit_code(["report", str(out)]) == 2
+    assert "the folder of a finished run" in capsys.readouterr().err
+
+
 def test_what_is_finished_is_not_taken_again_and_what_is_damaged_is(file, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(file, out) == 0

@@ -92,10 +92,17 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     json: Json = False,
 ) -> None:
-    """Write report.html and plots/ of a finished run again from its results.json and stats.csv."""
+    """Write report.html (of a run of steps: results.md) and plots/ of a finished run again from its results."""
     from tilevit.report import write_report
+    from vit.files import read_json
 
-    page = write_report(folder)
+    found = read_json(folder / "results.json", "run")
+    if isinstance(found, dict) and "steps" in found:
+        from tilevit.steps_report import write_page
+
+        page = write_page(folder)
+    else:
+        page = write_report(folder)
     if json:
         emit_json({"report": str(page)})
     else:
