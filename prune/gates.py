@@ -22,7 +22,10 @@ from vit.training import Batch, Row, cross_entropy, fit
 Model = TypeVar("Model", bound=nn.Module)
 
 EPOCHS = 10  # of a training that nobody gave a recipe for
-PENALTY = 1e-3
+PENALTY = 1e-2
+# AdamW moves a number by no more than the rate a step, and gates have all the way from 1 to 0 to go: counted in tenths
+# they go ten times as fast as the weights.
+SPEED = 10.0
 
 
 class Gates(nn.Module):
@@ -34,19 +37,20 @@ class Gates(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.heads = nn.ParameterList(torch.ones(heads_of(block)) for block in blocks(model))
-        self.units = nn.ParameterList(torch.ones(block.mlp.fc1.out_features) for block in blocks(model))
-        self.channels = nn.Parameter(torch.ones(dim_of(model)))
+        whole = 1 / SPEED
+        self.heads = nn.ParameterList(torch.full((heads_of(block),), whole) for block in blocks(model))
+        self.units = nn.ParameterList(torch.full((block.mlp.fc1.out_features,), whole) for block in blocks(model))
+        self.channels = nn.Parameter(torch.full((dim_of(model),), whole))
         self.to(next(model.parameters()).device)
 
     def norm(self) -> Tensor:
         """The sum of their magnitudes."""
-        return torch.stack([gate.abs().sum() for gate in self.parameters()]).sum()
+        return SPEED * torch.stack([gate.abs().sum() for gate in self.parameters()]).sum()
 
     def scores(self) -> Scores:
         """The magnitudes, as the weights of what they are on."""
-        heads, units = ([gate.detach().abs() for gate in gates] for gates in (self.heads, self.units))
-        return Scores(heads, units, self.channels.detach().abs())
+        heads, units = ([SPEED * gate.detach().abs() for gate in gates] for gates in (self.heads, self.units))
+        return Scores(heads, units, SPEED * self.channels.detach().abs())
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
@@ -67,10 +71,10 @@ class Gates(nn.Module):
         """Multiply the gates into the model's weights: it then computes without them what it did with them."""
         for index, block in enumerate(blocks(model)):
             _stored_weight(block.attn.proj).mul_(_spread(self.heads[index], block.attn.proj.in_features))
-            _stored_weight(block.mlp.fc2).mul_(self.units[index])
+            _stored_weight(block.mlp.fc2).mul_(SPEED * self.units[index])
         for norm in _token_norms(model):
-            norm.weight.mul_(self.channels)
-            norm.bias.mul_(self.channels)
+            norm.weight.mul_(SPEED * self.channels)
+            norm.bias.mul_(SPEED * self.channels)
 
 
 class _Gated(nn.Module):
@@ -150,12 +154,12 @@ def _scaled_input(gate: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], Ten
 
 
 def _scaled_output(gate: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    return lambda _, given, result: result * gate
+    return lambda _, given, result: result * (SPEED * gate)
 
 
 def _spread(gate: Tensor, width: int) -> Tensor:
-    """Each gate as often as its unit has features: (units,) -> (width,)."""
-    return gate.repeat_interleave(width // len(gate))
+    """The factor of each gate as often as its unit has features: (units,) -> (width,)."""
+    return SPEED * gate.repeat_interleave(width // len(gate))
 
 
 def _stored_weight(layer: Any) -> Tensor:

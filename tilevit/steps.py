@@ -35,7 +35,7 @@ Result = dict[str, Any]
 
 SPLITS = ("test", "val", "train")
 CALIBRATION_IMAGES = 256
-GATE_EPOCHS, GATE_PENALTY = 10, 1e-3
+GATE_EPOCHS, GATE_PENALTY = 10, 1e-2
 PRUNED: Result = {"epochs": 0, "lr": 1e-3}  # the training after pruning, and after quantisation, unless told otherwise
 QUANTISED: Result = {"epochs": 10, "lr": 5e-4}
 

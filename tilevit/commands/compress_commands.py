@@ -55,7 +55,7 @@ def prune(
         str, typer.Option(help="Which units are cut: by magnitude, by taylor, or by a learned gate.")
     ] = "magnitude",
     gate_epochs: Annotated[int, typer.Option(help="Epochs in which gates are learned.", min=1)] = 10,
-    gate_penalty: Annotated[float, typer.Option(help="Weight of the sum of the gates in the loss.")] = 1e-3,
+    gate_penalty: Annotated[float, typer.Option(help="Weight of the sum of the gates in the loss.")] = 1e-2,
     epochs: Epochs = None,
     lr: Rate = None,
     recipe: RecipeFile = None,
