@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from tests.vit.distilling import CLASSES, PLAIN, TIMM, distilled, model_of, same
 from vit import InputError
 from vit import save_checkpoint as save
-from vit.teacher import Teacher, answer
+from vit.teacher import Teacher, answer, take_pretrained
 from vit.zoo import create_model
 
 
@@ -76,3 +76,27 @@ def test_without_a_network_a_timm_name_is_refused_in_one_line(stripes, monkeypat
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="did you mean 'vit_tiny_patch16_224'"):
         distilled(stripes, "vit_tinny_patch16_224")
+
+
+def test_pretrained_weights_are_taken_where_they_can_be_had_the_same_each_time(monkeypatch):
+    spec = {"timm": "vit_tiny_patch16_224", "patch_size": 4, "depth": 1}
+
+    def had(wanted):
+        assert wanted["pretrained"] is True
+        return create_model({name: value for name, value in wanted.items() if name != "pretrained"})
+
+    monkeypatch.setattr("vit.teacher.create_model", had)
+    models = [create_model(spec, CLASSES, 8, 1) for _ in range(2)]
+    before = torch.random.get_rng_state()
+    assert [take_pretrained(model) for model in models] == ["", ""]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert same(*(model.state_dict() for model in models))
+    assert take_pretrained(model_of()) == "it is not timm's"
+
+    def offline(wanted):
+        raise OSError("no network\nand more")
+
+    monkeypatch.setattr("vit.teacher.create_model", offline)
+    kept = models[0].head.weight.clone()
+    assert take_pretrained(models[0]) == "no network"
+    assert torch.equal(models[0].head.weight, kept)
