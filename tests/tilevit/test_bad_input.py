@@ -91,7 +91,7 @@ def test_run_refuses_a_place_it_cannot_write(refused):
 
 
 def test_a_disk_that_fills_up_under_a_library_is_told_in_one_line(refused, monkeypatch):
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some.file")
 
     monkeypatch.setattr("tilevit.settings.resolve", full)
