@@ -42,9 +42,10 @@ class Place:
     fresh: bool = False
     name: str = "train"
 
-    def state(self, name: str = "") -> Path:
+    @property
+    def state(self) -> Path:
         """The file from which the training goes on."""
-        return self.out / f"{name or self.name}_state.safetensors"
+        return self.out / f"{self.name}_state.safetensors"
 
 
 def training_recipe(at: Place, recipe: Path | Mapping[str, Any] | None, **given: Any) -> Recipe:
@@ -85,7 +86,7 @@ def trained(
     """
     best = at.best if recipe is not None else None
     if at.fresh or (best is not None and not best.exists()):  # a best epoch that is gone comes from training alone
-        for file in (at.state(), at.latest, *([best] if best else [])):
+        for file in (at.state, at.latest, *([best] if best else [])):
             file.unlink(missing_ok=True)
     history: Sequence[Mapping[str, float]] = ()
     if recipe is not None:
