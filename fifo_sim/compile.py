@@ -134,8 +134,7 @@ class Layout:
             np.zeros_like(part) for part in (self.stages, self.edges, self.ports, self.links)
         )
         at_edges, at_ports, at_links, at_slots = self.bounds
-        line = self.stages[:, at.KIND] & at.PLAIN != 0
-        stages[line, at.ONLY_INPUT] = stages[line, at.ONLY_OUTPUT] = at_edges
+        stages[:, at.ONLY_INPUT] = stages[:, at.ONLY_OUTPUT] = at_edges
         stages[:, at.INPUTS] = stages[:, at.OUTPUTS] = stages[:, at.PORTS] = at_links
         ports[:, at.MEMBERS] = at_links
         edges[:, at.SLOTS] = at_slots

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import kernels.sim_layout as at
 from kernels.compiled import entry, inlined
-from kernels.sim_moves import ONE, ZERO, Word, Words, take
+from kernels.sim_moves import ONE, ZERO, Word, Words, given_back, take
 from kernels.sim_vector import OUTPUT_WORDS, quick_of_lanes, wait_for_room
 
 Times = NDArray[Any]  # int32 or int64
@@ -38,14 +38,7 @@ def _give_back(edges: Words, slots: Times, table: Words, e: Word, k: Word, times
     """Firing `k` gives back its slots of edge `e` at these times."""
     token, given = k, k + ONE
     if not edges[e + at.GIVES_ONE]:
-        phase = edges[e + at.REL_PHASE]
-        token, given = edges[e + at.RELEASED], table[edges[e + at.REL_AT] + phase] + edges[e + at.REL_BASE]
-        phase += ONE
-        if phase == edges[e + at.REL_LAST] and edges[e + at.REL_LEFT]:
-            phase = edges[e + at.REL_FIRST]
-            edges[e + at.REL_LEFT] -= ONE
-            edges[e + at.REL_BASE] += edges[e + at.REL_STEP]
-        edges[e + at.REL_PHASE] = phase
+        token, given = edges[e + at.RELEASED], given_back(edges, table, e)
         edges[e + at.RELEASED] = given
     while token < given:
         _set(slots, (edges[e + at.SLOTS] + (token & edges[e + at.MASK])) * lanes, times, one, lanes)

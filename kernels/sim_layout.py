@@ -78,6 +78,8 @@ REL_PHASE = U(25)
 REL_BASE = U(26)
 SRC = U(27)  # stages, not rows
 DST = U(28)
+# what changes by as much in every period of an order of firings
+COUNTS = (PUSHED, RELEASED, NEEDED, NEED, NEED_BASE, REL_BASE, NEED_LEFT, REL_LEFT)
 
 # a port
 PORT_WORDS = U(5)

@@ -69,8 +69,8 @@ def take(edges: Words, table: Words, e: Word) -> None:
 
 
 @inlined
-def give_back(edges: Words, slots: Words, table: Words, dirty: Flags, e: Word, cycle: Word) -> None:
-    """The consumer's firing gives back its slots of edge `e` in `cycle`."""
+def given_back(edges: Words, table: Words, e: Word) -> Word:
+    """Tokens of edge `e` given back in all once the consumer's next firing has; on to the firing after."""
     phase = edges[e + at.REL_PHASE]
     given = table[edges[e + at.REL_AT] + phase] + edges[e + at.REL_BASE]
     phase += ONE
@@ -79,20 +79,33 @@ def give_back(edges: Words, slots: Words, table: Words, dirty: Flags, e: Word, c
         edges[e + at.REL_LEFT] -= ONE
         edges[e + at.REL_BASE] += edges[e + at.REL_STEP]
     edges[e + at.REL_PHASE] = phase
-    token = edges[e + at.RELEASED]
-    if given > token:
-        base, mask = edges[e + at.SLOTS], edges[e + at.MASK]
-        peak, pushed = edges[e + at.PEAK], edges[e + at.PUSHED]
-        before = cycle + edges[e + at.LATENCY]
-        while token + peak < pushed and slots[base + ((token + peak) & mask)] < before:
-            peak += ONE
+    return given
+
+
+@inlined
+def give_slots_back(edges: Words, slots: Words, table: Words, e: Word, cycle: Word) -> None:
+    """The consumer's next firing gives back its slots of edge `e` in `cycle`."""
+    base, mask, peak = edges[e + at.SLOTS], edges[e + at.MASK], edges[e + at.PEAK]
+    token, given = edges[e + at.RELEASED], given_back(edges, table, e)
+    if token == given:
+        return
+    pushed, before = edges[e + at.PUSHED], cycle + edges[e + at.LATENCY]
+    while token + peak < pushed and slots[base + ((token + peak) & mask)] < before:
+        peak += ONE
         edges[e + at.PEAK] = peak
-        while token < given:
-            slots[base + (token & mask)] = cycle + ONE
-            token += ONE
-        if pushed == edges[e + at.RELEASED] + edges[e + at.DEPTH]:
-            dirty[edges[e + at.SRC]] = 1  # it was full: the producer may wait for room
-        edges[e + at.RELEASED] = given
+    while token < given:
+        slots[base + (token & mask)] = cycle + ONE
+        token += ONE
+    edges[e + at.RELEASED] = given
+
+
+@inlined
+def give_back(edges: Words, slots: Words, table: Words, dirty: Flags, e: Word, cycle: Word) -> None:
+    """The same, and tell the producer if it may have waited for room."""
+    before = edges[e + at.RELEASED]
+    give_slots_back(edges, slots, table, e, cycle)
+    if edges[e + at.RELEASED] > before and edges[e + at.PUSHED] == before + edges[e + at.DEPTH]:
+        dirty[edges[e + at.SRC]] = 1
 
 
 @inlined

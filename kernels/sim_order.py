@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import kernels.sim_layout as at
 from kernels.compiled import entry, inlined
-from kernels.sim_moves import ONE, ZERO, Word, Words, has_room, take
+from kernels.sim_moves import ONE, ZERO, Word, Words, given_back, has_room, take
 
 STUCK, FULL, ORDERED = 0, 1, 2  # outcomes
 
@@ -60,14 +60,7 @@ def _count_firing(
     for i in range(stages[s + at.INPUTS], stages[s + at.INPUTS] + stages[s + at.INPUT_COUNT]):
         e = links[i]
         take(edges, table, e)
-        phase = edges[e + at.REL_PHASE]
-        edges[e + at.RELEASED] = table[edges[e + at.REL_AT] + phase] + edges[e + at.REL_BASE]
-        phase += ONE
-        if phase == edges[e + at.REL_LAST] and edges[e + at.REL_LEFT]:
-            phase = edges[e + at.REL_FIRST]
-            edges[e + at.REL_LEFT] -= ONE
-            edges[e + at.REL_BASE] += edges[e + at.REL_STEP]
-        edges[e + at.REL_PHASE] = phase
+        edges[e + at.RELEASED] = given_back(edges, table, e)
     for i in range(stages[s + at.OUTPUTS], stages[s + at.OUTPUTS] + stages[s + at.OUTPUT_COUNT]):
         e = links[i]
         edges[e + at.PUSHED] += ONE
@@ -127,16 +120,7 @@ def _repeat(stages: Words, edges: Words, then: Words, number: Word) -> None:
         stages[s + at.FIRED] += number * (stages[s + at.FIRED] - then[s + at.FIRED])
     for e in range(ZERO, np.uint64(edges.size), at.EDGE_WORDS):
         a = np.uint64(stages.size) + e
-        for field in (
-            at.PUSHED,
-            at.RELEASED,
-            at.NEEDED,
-            at.NEED,
-            at.NEED_BASE,
-            at.REL_BASE,
-            at.NEED_LEFT,
-            at.REL_LEFT,
-        ):
+        for field in at.COUNTS:
             edges[e + field] += number * (edges[e + field] - then[a + field])
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 import kernels.sim_layout as at
 from kernels.compiled import entry, inlined
-from kernels.sim_moves import ONE, ZERO, Flags, Word, Words, end, seen, start, take
+from kernels.sim_moves import ONE, ZERO, Flags, Word, Words, end, give_slots_back, seen, start, take
 from kernels.sim_steady import EDGES, PORTS, alike, note, skip
 
 TWO = np.uint64(2)
@@ -68,30 +68,6 @@ def _return_one(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> No
 
 
 @inlined
-def _give_back(edges: Words, slots: Words, table: Words, e: Word, cycle: Word) -> None:
-    """Give back in `cycle` what the consumer's next firing gives back on edge `e`."""
-    base, mask, peak = edges[e + at.SLOTS], edges[e + at.MASK], edges[e + at.PEAK]
-    phase, token = edges[e + at.REL_PHASE], edges[e + at.RELEASED]
-    given = table[edges[e + at.REL_AT] + phase] + edges[e + at.REL_BASE]
-    phase += ONE
-    if phase == edges[e + at.REL_LAST] and edges[e + at.REL_LEFT]:
-        phase = edges[e + at.REL_FIRST]
-        edges[e + at.REL_LEFT] -= ONE
-        edges[e + at.REL_BASE] += edges[e + at.REL_STEP]
-    edges[e + at.REL_PHASE] = phase
-    if token == given:
-        return
-    pushed, before = edges[e + at.PUSHED], cycle + edges[e + at.LATENCY]
-    while token + peak < pushed and slots[base + ((token + peak) & mask)] < before:
-        peak += ONE
-        edges[e + at.PEAK] = peak
-    while token < given:
-        slots[base + (token & mask)] = cycle + ONE
-        token += ONE
-    edges[e + at.RELEASED] = given
-
-
-@inlined
 def _there(edges: Words, slots: Words, table: Words, e: Word, k: Word) -> Word:
     """When firing `k` sees what it needs on edge `e`; on to the need of the firing after."""
     if edges[e + at.TAKES_ONE]:
@@ -108,7 +84,7 @@ def _return(edges: Words, slots: Words, table: Words, e: Word, k: Word, begun: W
     if edges[e + at.GIVES_ONE]:
         _return_one(edges, slots, e, k, given)
     else:
-        _give_back(edges, slots, table, e, given)
+        give_slots_back(edges, slots, table, e, given)
 
 
 @inlined

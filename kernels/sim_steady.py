@@ -89,16 +89,7 @@ def skip(words: Words, bounds: Words, then: Words, times: Word) -> bool:
                 then[i] = words[i]
             for back in range(ONE, min(mask + ONE, pushed) + ONE):
                 words[base + ((pushed + moved - back) & mask)] = then[base + ((pushed - back) & mask)] + shift
-        for field in (
-            at.PUSHED,
-            at.RELEASED,
-            at.NEEDED,
-            at.NEED,
-            at.NEED_BASE,
-            at.REL_BASE,
-            at.NEED_LEFT,
-            at.REL_LEFT,
-        ):
+        for field in at.COUNTS:
             words[e + field] += times * (words[e + field] - then[e + field])
     for s in range(ZERO, bounds[EDGES], at.STAGE_WORDS):
         for field in (at.FIRED, at.FREE, at.BLOCKED, at.WAITED):
