@@ -2,8 +2,8 @@
 
     python benchmarks/simulator.py [--seconds 2] [--only chain simpy vit many steady change]
 
-Each figure is the best of many calls, both sides of a comparison in this one process. A firing is
-one stage working on one tile. Single thread, but for sweeps (all processors). SimPy comes with the extra `bench`.
+Each figure is the best of many calls, both sides of a comparison in this one process. A firing is one stage working on
+one tile. Single thread, but for sweeps (all processors). SimPy comes with the extra `bench`.
 """
 
 from __future__ import annotations
