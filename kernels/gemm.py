@@ -135,9 +135,11 @@ def arrange(
     return Weights(path, kind, data, table4, offsets, inner, columns, low, high)
 
 
-def linear(x: F32, x_scale: np.float32, weights: Weights, scale: F32, bias: F32) -> F32:
-    """float32(codes(x) @ weights) * scale + bias, (rows, inner) -> (rows, columns): exact sums, then two roundings."""
-    w, out = weights, np.empty((x.shape[0], weights.columns), np.float32)
+def linear(x: F32, x_scale: np.float32, weights: Weights, scale: F32, bias: F32, out: F32 | None = None) -> F32:
+    """float32(codes(x) @ weights) * scale + bias, (rows, inner) -> (rows, columns): exact sums, then two roundings.
+    In `out` if given."""
+    w = weights
+    out = np.empty((x.shape[0], weights.columns), np.float32) if out is None else out
     codes, sums = w.room(min(PANEL, len(x)))
     kernel: Any = _LINEAR[w.path]
     kernel(w.kind, x, x_scale, w.low, w.high, w.shift, w.data, w.table, w.offsets, scale, bias, codes, sums, out)
