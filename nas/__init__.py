@@ -16,6 +16,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "space": ["SearchSpace"],
         "stopping": ["FrontStopper", "Halving", "Stopper"],
         "study": ["search", "space_of"],
+        "supernet": ["Supernet"],
+        "supernet_training": ["inherited_accuracy", "train_supernet"],
         "task": ["OBJECTIVES", "SAMPLERS"],
         "trial": ["Progress", "epochs_trained"],
     },
