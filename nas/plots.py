@@ -9,6 +9,7 @@ import numpy as np
 
 from nas.importance import importances
 from nas.pareto import finished, front, hypervolume_history
+from nas.study import inherits
 from vit.errors import InputError, require_choice
 from vit.files import written_aside
 
@@ -51,7 +52,8 @@ def plot_front(study: Study, path: str | Path | None = None, x: str | None = Non
     )
     if len(points) and points[:, 0].min() > 0 and points[:, 0].max() > 20 * points[:, 0].min():
         axes.set_xscale("log")
-    axes.set(xlabel=x, ylabel=y, title="Candidates of the search")
+    inherited = "with the weights of a supernet" if inherits(study) else ""
+    axes.set(xlabel=x, ylabel=y, title=f"Candidates of the search {inherited}".strip())
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     return _written(figure, path)

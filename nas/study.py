@@ -20,7 +20,7 @@ from nas.place import Place
 from nas.space import SearchSpace
 from nas.stopping import Stopper
 from nas.storage import STUDY, open_place
-from nas.task import OBJECTIVES, Task
+from nas.task import NOTHING_TRAINED, OBJECTIVES, SUPERNET, Task
 from nas.trial import Progress
 from nas.worker import work
 from vit.errors import InputError, require_int
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from optuna import Study
 
     from fifo_sim import Hardware
+    from nas.supernet import Supernet
     from vit.image_set import DataSplits
     from vit.recipe import Recipe
 
@@ -49,6 +50,7 @@ def search(
     sampler: str | Callable[[int], BaseSampler] = "cost-aware",
     device: str | torch.device = "cpu",
     stopping: Stopper | None = None,
+    supernet: Supernet | None = None,
     workers: int = 1,
     dask: str | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -71,11 +73,14 @@ def search(
         trials: trials the study shall have; those that `stopping` ended early count, as pruned ones without values.
         storage: the path of a journal file (made if absent), postgresql://USER@HOST/DATABASE, or None for memory.
         seed: of the sampler and of every training.
-        recipe: how a candidate is trained; None is Recipe.for_data(data.name, epochs=8, seed=seed).
+        recipe: how a candidate is trained; None is Recipe.for_data(data.name, epochs=8, seed=seed). Left out with a
+            supernet.
         sampler: "cost-aware", "tpe", "nsga2" or "random", or a function from a seed to an Optuna sampler. It is made
             anew for every trial, so that a resumed study draws what it would have drawn.
         device: where to train.
         stopping: gives up trainings that lead nowhere, as nas.FrontStopper does; None trains all to their end.
+        supernet: of this space, as `train_supernet` gives it: a candidate's accuracy is then that of its part of the
+            supernet, and nothing is trained.
         workers: processes on this machine, this one included; more than one need a storage.
         dask: address of the scheduler of a Dask cluster, tcp://HOST:PORT: its workers train, one trial at a time each.
         progress: called after every epoch and every trial of this process.
@@ -88,18 +93,21 @@ def search(
             what each constraint refuses); a storage that cannot be used, or holds a study of other settings (the
             difference is shown).
     """
-    task = Task(space, data, hardware, objectives, constraints, seed, recipe, sampler, device)
+    task = Task(space, data, hardware, objectives, constraints, seed, recipe, sampler, device, supernet)
     require_int("trials", trials)
-    if stopping is not None and not set(TRAINED) & set(objectives):
-        raise InputError("stopping", stopping, "given only where accuracy is an objective")
+    for name, value in (("stopping", stopping), ("supernet", supernet)):
+        if value is not None and not set(TRAINED) & set(objectives):
+            raise InputError(name, type(value).__name__, "given only where accuracy is an objective")
+    if supernet is not None and (stopping is not None or dask is not None):
+        raise InputError("supernet", type(supernet).__name__, "left out with stopping and with dask", NOTHING_TRAINED)
     if require_int("workers", workers) > 1 and storage is None:
         raise InputError("workers", workers, "1 without a storage", "a study in memory cannot be shared")
     if workers > 1 and dask is not None:
         raise InputError("workers", workers, "1 with dask", "the cluster has its own")
     place = open_place(storage)
     same: dict[str, Any] = {"space": space, "hardware": hardware, "objectives": objectives, "constraints": constraints}
-    same |= {"trials": trials, "storage": storage, "seed": seed, "recipe": task.recipe, "sampler": sampler}
-    same |= {"device": device, "stopping": stopping}
+    same |= {"trials": trials, "storage": storage, "seed": seed, "recipe": recipe, "sampler": sampler}
+    same |= {"device": device, "stopping": stopping, "supernet": supernet}
     try:
         study = _open_study(task, place, {"stopping": None if stopping is None else stopping.settings()})
         if dask is not None:
@@ -123,6 +131,11 @@ def space_of(study: Study) -> SearchSpace:
     if not isinstance(settings, Mapping):
         raise InputError("study", study.study_name, "a study that tilevit's search made")
     return SearchSpace.from_dict(settings["space"])
+
+
+def inherits(study: Study) -> bool:
+    """Whether the accuracies of a study are those of parts of a supernet, and not of networks trained by themselves."""
+    return bool(study.user_attrs.get(SETTINGS, {}).get(SUPERNET))
 
 
 def _open_study(task: Task, place: Place, also: Mapping[str, Any]) -> Study:

@@ -84,6 +84,18 @@ class Supernet(nn.Module):
         return {name: _part(name, whole[name], parameter.shape) for name, parameter in shell.named_parameters()}
 
 
+def shareable(space: SearchSpace) -> SearchSpace:
+    """The space with one value of each field that candidates cannot differ in: the finest patches, else the first.
+
+    >>> space = SearchSpace({"dim": [8, 16], "patch_size": [4, 2], "stem": ["patch", "conv"]}, {"heads": 1})
+    >>> shareable(space)
+    SearchSpace(choices={'dim': (8, 16)}, fixed={'heads': 1, 'patch_size': 2, 'stem': 'patch'})
+    """
+    kept = {name: values for name, values in space.choices.items() if name in (*SHARED, *WITHOUT_WEIGHTS)}
+    single = {n: min(v) if n == "patch_size" else v[0] for n, v in space.choices.items() if n not in kept}
+    return SearchSpace(kept, {**space.fixed, **single})
+
+
 def _part(name: str, weight: Tensor, shape: torch.Size) -> Tensor:
     """The first places of a weight along every axis, up to `shape`; of queries, keys and values each, in `qkv`."""
     if ".qkv." in name:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fifo_sim import Hardware
+    from nas.supernet import Supernet
     from vit.image_set import DataSplits
     from vit.recipe import Recipe
 
@@ -31,6 +32,8 @@ SAMPLERS = ("cost-aware", *GENERAL)
 STARTUP = 6  # trials before the cost-aware sampler models accuracy: trainings are dear, studies short
 POOL = 1024  # candidates whose costs are computed for the cost-aware sampler: each takes some milliseconds
 DRAWS, LISTED = 64, 65_536  # candidates drawn to find a feasible one; looked at before saying that there is none
+SUPERNET = "supernet"  # setting of a study: the weights that its accuracies are inherited from, or null
+NOTHING_TRAINED = "its candidates are not trained"
 EPOCHS = 8  # of a candidate, where no recipe is given
 
 
@@ -48,12 +51,18 @@ class Task:
         recipe: Recipe | None,
         sampler: str | Callable[[int], BaseSampler],
         device: str | torch.device,
+        supernet: Supernet | None = None,
     ) -> None:
-        self.space, self.data, self.device = space, data, device
+        self.space, self.data, self.device, self.supernet = space, data, device, supernet
         self.seed = require_int("seed", seed, low=0)
         self.objectives = _objectives(objectives)
         self.constraints = [Constraint.parse(text) for text in constraints]
         self._require_fit()
+        if supernet is not None:
+            if supernet.space != space:
+                raise InputError("supernet", supernet.space.to_dict(), "one of the very space that is searched")
+            if recipe is not None:
+                raise InputError("recipe", recipe, "left out with a supernet", NOTHING_TRAINED)
         exact = [name for name in self.objectives if name not in TRAINED]
         self.costs = Costs(space, hardware, [*exact, *(c.metric for c in self.constraints)])
         self.recipe = recipe or _default_recipe(data.name, seed)
@@ -92,6 +101,11 @@ class Task:
         listed = self.space if len(self.space) <= LISTED else self.space.sample(LISTED, seed)
         return self.costs.feasible(listed, self.constraints)[0]
 
+    @property
+    def epochs(self) -> int:
+        """Of the training of a candidate; none where it inherits its weights."""
+        return self.recipe.epochs if self.supernet is None else 0
+
     def violations(self, params: Params) -> list[float]:
         """[1.0] for a candidate that may not be trained, [0.0] for one that may."""
         broken = self.space.broken_rules(params) or self.costs.broken(params, self.constraints)
@@ -106,19 +120,32 @@ class Task:
             "objectives": list(self.objectives),
             "constraints": [str(constraint) for constraint in self.constraints],
             "seed": self.seed,
-            "recipe": asdict(self.recipe),
+            "recipe": None if self.supernet is not None else asdict(self.recipe),
             "sampler": self._sampler if isinstance(self._sampler, str) else "own",
+            SUPERNET: None if self.supernet is None else {"weights": self._checksum(self.supernet)},
         }
 
     def accuracy(self, params: Params, on_epoch: Callable[[dict[str, float]], None]) -> float:
         """Validation accuracy of a candidate after training by the recipe."""
         return trained_accuracy(self.space, params, self.data, self.recipe, self.device, on_epoch)
 
+    def inherited_accuracy(self, params: Params) -> float:
+        """Validation accuracy of a candidate with the weights of the supernet, of which there is one."""
+        from nas.supernet_training import inherited_accuracy
+
+        assert self.supernet is not None
+        return inherited_accuracy(self.supernet, self.space.config(params), self.data)
+
     def trained_by(self, params: Params) -> str:
         """What the accuracy of a candidate depends on: tile and FIFO depth count only where they cut attention."""
         streaming = self.space.streaming(params)
         shape = self.space.config(params).to_dict()
         return json.dumps([shape, streaming if streaming["attention"] != "full" else None], sort_keys=True)
+
+    def _checksum(self, supernet: Supernet) -> str:
+        from vit.resume import fingerprint
+
+        return str(fingerprint(supernet.whole, self.data, self.recipe)["model"])
 
     def _require_fit(self) -> None:
         for name in ("image_size", "in_channels", "num_classes"):

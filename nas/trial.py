@@ -60,7 +60,7 @@ def run_trial(
 ) -> None:
     """Train the candidate of a trial and tell the study its values, or that it was stopped."""
     params = dict(trial.params)
-    done, epochs = len(ended(study)), task.recipe.epochs
+    done, epochs = len(ended(study)), task.epochs
 
     def tell(epoch: int) -> None:
         if progress is not None:
@@ -69,7 +69,10 @@ def run_trial(
     training = Training(study, task, params, stopping, tell)
     try:
         if set(TRAINED) & set(task.objectives) and not training.is_known():
-            task.accuracy(params, training.after_epoch)
+            if task.supernet is None:
+                task.accuracy(params, training.after_epoch)
+            else:
+                training.curve = [task.inherited_accuracy(params)]
     except Stopped:
         pass
     except BaseException:
@@ -100,8 +103,8 @@ def conclude(
         values = {name: found[name] for name in task.objectives}
         study.tell(trial, list(values.values()))
     if progress is not None:
-        epoch = len(training.curve) if training.stopped else task.recipe.epochs
-        progress(Progress(len(ended(study)), total, params, epoch, task.recipe.epochs, values, training.stopped, study))
+        epoch = len(training.curve) if training.stopped else task.epochs
+        progress(Progress(len(ended(study)), total, params, epoch, task.epochs, values, training.stopped, study))
 
 
 class Training:

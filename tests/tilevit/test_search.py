@@ -48,6 +48,8 @@ def test_the_table_shows_the_front_alone_the_most_accurate_first() -> None:
     study.add_trial(create_trial(state=TrialState.PRUNED))
     text = text_of(front_table(study))
     assert "Pareto front of 4 trials, 1 more stopped early" in " ".join(text.split())
+    study.set_user_attr("settings", {"supernet": {"weights": "0"}})
+    assert "accuracy with the weights of a supernet" in " ".join(text_of(front_table(study)).split())
     places = [text.index(part) for part in ("90.00 %", "70.00 %", "50.00 %")]
     assert places == sorted(places)
     assert "40.00 %" not in text
@@ -115,6 +117,35 @@ def test_stopped_candidates_are_counted_apart(searched) -> None:
     result = searched("--trials", "4", "--early-stopping", epochs=2)
     assert result["trials"] + result["stopped"] == 4
     assert result["epochs"] <= 8
+
+
+def test_candidates_may_be_parts_of_a_supernet(searched, tmp_path) -> None:
+    first = searched("--trials", "3", "--supernet", "2")
+    assert (first["trials"], first["epochs"], first["accuracy_from"]) == (3, 0, "supernet")
+    state = tmp_path / "out" / "supernet_state.safetensors"
+    trained = state.stat().st_mtime_ns
+    more = searched("--trials", "5", "--supernet", "2")
+    assert more["trials"] == 5
+    assert state.stat().st_mtime_ns == trained  # once for all
+    assert "another recipe: delete it first" in searched("--trials", "5", "--supernet", "3")
+    assert "supernet is {" in searched("--trials", "5")
+    assert searched("--trials", "5", "--supernet", "2", "--fresh") == more
+    assert state.stat().st_mtime_ns > trained
+
+
+def test_what_a_search_refuses_is_told_before_a_supernet_is_trained(searched, tmp_path) -> None:
+    for options, told in (
+        (["--early-stopping"], "supernet = 2: allowed is 0 with --early-stopping"),
+        (["--objectives", "params,cycles"], "supernet = 2: allowed is 0"),
+        (["--constraint", "params <= 3"], "params <= 3 refuses"),
+        (["--sampler", "best"], "sampler = 'best'"),
+    ):
+        assert told in searched("--supernet", "2", *options)
+    (tmp_path / "space.toml").write_text(
+        SPACE.replace("patch_size = 4\n", "").replace("[fixed]", "patch_size = [2, 4]\n[fixed]")
+    )
+    assert "space.patch_size = [2, 4]: allowed is a single value with a supernet" in searched("--supernet", "2")
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_processes_share_the_study(searched) -> None:

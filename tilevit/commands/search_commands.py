@@ -9,7 +9,7 @@ import typer
 
 from tilevit.commands.options import Data, Device, Fresh, HardwareName, Json, Seed, ValFraction, listed, output_file
 from tilevit.commands.search_view import live_front, show_front
-from tilevit.console import emit_json, say
+from tilevit.console import emit_json, percent, progress, say
 from vit.errors import InputError
 from vit.recipe import VAL_FRACTION
 
@@ -36,6 +36,14 @@ def search(
     early_stopping: Annotated[
         bool, typer.Option("--early-stopping", help="Stop trainings that cannot reach the front any more.")
     ] = False,
+    supernet: Annotated[
+        int,
+        typer.Option(
+            help="Train one network for this many epochs, of which candidates are parts, and none by itself; 0: off.",
+            metavar="EPOCHS",
+            min=0,
+        ),
+    ] = 0,
     workers: Annotated[int, typer.Option(help="Processes on this machine that share the study.", min=1)] = 1,
     hardware: HardwareName = "zcu104",
     out: Annotated[Path, typer.Option(help="Folder for the study, the front and its pictures.")] = Path(
@@ -73,6 +81,7 @@ def search(
     import nas
     from nas.pareto import ended, finished
     from nas.storage import forget, holds_study
+    from nas.task import NOTHING_TRAINED, Task
     from vit import Recipe, load_data
     from vit.files import write_json
 
@@ -80,6 +89,7 @@ def search(
     place = storage or out / "study" / "journal.log"
     if fresh:
         forget(place)
+        (out / "supernet_state.safetensors").unlink(missing_ok=True)
     elif not resume and holds_study(place):
         raise InputError("resume", "no", "yes where a study is already", "--fresh starts over")
     places = (
@@ -88,7 +98,25 @@ def search(
         else nas.SearchSpace.for_image(splits.image_size, splits.in_channels, splits.num_classes)
     )
     names = listed("objectives", objectives)
-    with live_front(trials, epochs) as show:
+    shared: nas.Supernet | None = None
+    if supernet:
+        if early_stopping or dask or "accuracy" not in names:
+            allowed = "0 with --early-stopping, with --dask, or where accuracy is no objective"
+            raise InputError("supernet", supernet, allowed, NOTHING_TRAINED)
+        places = places if space else nas.shareable(places)
+        # what a search refuses is refused before the supernet is trained for it
+        Task(places, splits, hardware, names, constraint or (), seed, None, sampler, device)
+        with progress("supernet", supernet) as tick:
+            shared = nas.train_supernet(
+                places,
+                splits,
+                Recipe.for_data(splits.name, epochs=supernet, seed=seed),
+                out,
+                device=device,
+                on_epoch=lambda row: tick(f"largest candidate {percent(row['val_accuracy'])}"),
+            )
+        say("accuracies are those of the supernet's parts: `tilevit train` tells what a candidate reaches by itself")
+    with live_front(trials, 1 if supernet else epochs) as show:
         study = nas.search(
             places,
             splits,
@@ -98,10 +126,11 @@ def search(
             trials=trials,
             storage=place,
             seed=seed,
-            recipe=Recipe.for_data(splits.name, epochs=epochs, seed=seed),
+            recipe=None if supernet else Recipe.for_data(splits.name, epochs=epochs, seed=seed),
             sampler=sampler,
             device=device,
             stopping=nas.FrontStopper() if early_stopping else None,
+            supernet=shared,
             workers=workers,
             dask=dask,
             progress=show,
@@ -111,6 +140,7 @@ def search(
         "trials": len(finished(study)),
         "stopped": len(ended(study)) - len(finished(study)),
         "epochs": nas.epochs_trained(study),
+        "accuracy_from": "supernet" if nas.inherits(study) else "training",
         "front": [{"params": dict(trial.params), **dict(zip(names, trial.values, strict=True))} for trial in best],
     }
     if "accuracy" in names:

@@ -63,14 +63,15 @@ def front_table(study: Study, rows: int | None = None) -> Table:
     """The front of a study, the most accurate first, with how many trials are behind it; `rows` of it, or all."""
     from rich.table import Table
 
-    from nas import front
+    from nas import front, inherits
     from nas.pareto import ended, finished
 
     names, best = study.metric_names or [], front(study)
     done = len(finished(study))
     stopped = len(ended(study)) - done
     note = f", {stopped} more stopped early" if stopped else ""
-    table = Table(title=f"Pareto front of {done} trials{note}", title_justify="left")
+    inherited = ", accuracy with the weights of a supernet" if inherits(study) else ""
+    table = Table(title=f"Pareto front of {done} trials{note}{inherited}", title_justify="left")
     for name in names:
         table.add_column(name, justify="right")
     table.add_column("candidate", overflow="fold")
