@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fifo_sim import lower, simulate
+import torch
+from torch import nn
+
+from fifo_sim import DoesNotFit, Hardware, lower, simulate
 from quant import save_qat
 from tilevit.models import SUFFIX, Loaded
-from vit import ImageSet, evaluate, process_memory, profile_models, save_checkpoint
+from vit import Deployed, ImageSet, evaluate, process_memory, profile_models, save_checkpoint
 from vit.errors import InputError
 from vit.zoo import model_spec
 
 Row = dict[str, Any]
 MACHINE = "zcu104"  # models power where nothing measures it
-LOADER = "tilevit.models:network_in"
+PREDICTOR = "tilevit.models:predict_file"
+NOT_FITTING, NO_VIT = "does not fit", "no plain ViT"
+UNKNOWN = "-"
 PERCENT, MIB, MEGA = (100.0, ".2f"), (2.0**-20, ".3f"), (1e-6, ".3f")
 
 
@@ -47,6 +52,8 @@ COLUMNS = (
     Column("sparsity", "sparsity, %", *PERCENT),
     Column("power_w", "power, W", form=".3g"),
     Column("energy_mj", "energy, mJ/image", form=".4g"),
+    Column("modelled_cycles", "cycles", form=",.0f"),
+    Column("modelled_sram_kib", "SRAM, KiB", form=",.1f"),
 )
 
 
@@ -60,28 +67,40 @@ def measure(
 ) -> dict[str, Row]:
     """The measurements of each model by name: the fields of vit.Profile, and those that need the whole house.
 
-    `file_bytes` is the size of its checkpoint, `process_memory_bytes` the peak of a fresh process that loads it and
-    predicts one image, `accuracy` that on `images`. `modelled_*` is what the simulator says of it on `hardware`; where
-    the machine has no counter of energy, `power_w` and `energy_mj` are the modelled ones and `power_source` says so.
+    A packed model is timed on the integer engine. `file_bytes` is the size of its file, `process_memory_bytes` the peak
+    of a fresh process that loads it and predicts one image, `accuracy` that on `images`. `modelled_*` is what the
+    simulator says of it on `hardware`; where it cannot be laid out there, `modelled_problem` says why. Where the
+    machine has no counter of energy, `power_w` and `energy_mj` are the modelled ones and `power_source` says so.
 
     Args:
-        hardware: a preset or TOML file. None is MACHINE, for models that can be laid out on it.
+        hardware: a preset or TOML file; None is MACHINE.
 
     Raises:
-        InputError: a packed model; one that cannot be laid out on the `hardware` asked for.
+        InputError: no such hardware, or images that a model does not take.
     """
-    networks = {name: loaded.network() for name, loaded in models.items()}
-    modelled = {name: _modelled(network, hardware) for name, network in networks.items()}
-    profiles = profile_models(networks, batch_size=batch_size, rounds=rounds)
+    machine = Hardware.load(hardware or MACHINE)
+    counted = {name: loaded.counted() for name, loaded in models.items()}
+    modelled = {name: _modelled(network, machine) for name, network in counted.items()}
+    sides = {name: _side(loaded, counted[name]) for name, loaded in models.items()}
+    profiles = profile_models(sides, batch_size=batch_size, rounds=rounds)
     rows: dict[str, Row] = {}
     for name, loaded in models.items():
-        row: Row = profiles[name].to_dict() | _stored(loaded) | modelled[name]
-        row["accuracy"] = None if images is None else evaluate(networks[name], images).accuracy
-        if row["power_w"] is None and modelled[name]["modelled_power_w"] is not None:
+        row: Row = profiles[name].to_dict() | _stored(loaded, counted[name]) | modelled[name]
+        row["engine"] = "integer" if loaded.kind == "packed" else "torch"
+        row["accuracy"] = None if images is None else accuracy_of(loaded, images)
+        if row["power_w"] is None and row["modelled_power_w"] is not None:
             row["power_w"], row["energy_mj"] = row["modelled_power_w"], row["modelled_energy_pj"] / 1e9
-            row["power_source"] = f"modelled on {row['modelled_hardware']}"
+            row["power_source"] = f"modelled on {machine.name}"
         rows[name] = row
     return rows
+
+
+def accuracy_of(loaded: Loaded, images: ImageSet) -> float:
+    """Fraction of the images it tells right; a packed model on the integer engine."""
+    if loaded.kind != "packed":
+        return evaluate(loaded.network(), images).accuracy
+    predictions = loaded.packed().predict(images.images.numpy()).argmax(axis=1)
+    return float((predictions == images.labels.numpy()).mean())
 
 
 def changes(rows: Mapping[str, Row], baseline: str) -> dict[str, dict[str, float | None]]:
@@ -103,21 +122,29 @@ def changes(rows: Mapping[str, Row], baseline: str) -> dict[str, dict[str, float
     }
 
 
-def conditions(row: Row, images: str) -> str:
+def conditions(rows: Mapping[str, Row], images: str) -> str:
     """How the rows were measured, in a few sentences; `images` says what the accuracy is of."""
-    power = row["power_source"] or "not counted on this machine, and not modelled for this model"
+    row = next(iter(rows.values()))
+    sources = dict.fromkeys(row["power_source"] for row in rows.values() if row["power_source"])
+    power = "; ".join(sources) or "not counted on this machine, and not modelled"
+    engines = [name for name, row in rows.items() if row["engine"] == "integer"]
+    packed = f" On the integer engine: {', '.join(engines)}." if engines else ""
+    problems = {name: row["modelled_problem"] for name, row in rows.items() if row["modelled_problem"]}
+    where = f" Not modelled on {row['modelled_hardware']}: " if problems else ""
+    untold = where + "; ".join(f"{name}: {problem}" for name, problem in problems.items()) + "." * bool(problems)
     return (
         f"Latency: median and 95th percentile of {row['rounds']} images, one alone, after {row['warmup']} others, "
         f"models in turns, on {row['device']} with {row['threads']} thread{'s' * (row['threads'] > 1)}; images/s in "
         f"batches of {row['batch_size']}. Accuracy: {images}. Memory: the peak of a fresh process that predicts one "
-        f"image, and of its tensors. 1 MAC = 2 FLOPs. Power and energy: {power}."
+        f"image, and of its tensors. 1 MAC = 2 FLOPs. Power and energy: {power}. Cycles and SRAM: simulated on "
+        f"{row['modelled_hardware']}.{packed}{untold}"
     )
 
 
 def cells(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
     """Titles and texts of the table of measurements; a column that no model has is left out."""
-    kept = [column for column in COLUMNS if any(row[column.key] is not None for row in rows.values())]
-    lines = [[name, *(_shown(row[c.key], c.scale, c.form) for c in kept)] for name, row in rows.items()]
+    kept = [column for column in COLUMNS if any(_cell(row, column) != UNKNOWN for row in rows.values())]
+    lines = [[name, *(_cell(row, column) for column in kept)] for name, row in rows.items()]
     return ["model", *(column.title for column in kept)], lines
 
 
@@ -146,13 +173,28 @@ def as_csv(rows: Mapping[str, Row], changed: Mapping[str, Mapping[str, float | N
     return text.getvalue()
 
 
+def _cell(row: Row, column: Column) -> str:
+    """A measurement as text; where the simulator could not tell it, in a word why."""
+    value = row[column.key]
+    if value is None and column.key.startswith("modelled") and row["modelled_problem"]:
+        return NOT_FITTING if row["modelled_fits"] is False else NO_VIT
+    return _shown(value, column.scale, column.form)
+
+
 def _shown(value: float | None, scale: float, form: str) -> str:
-    return "-" if value is None else format(value * scale, form)
+    return UNKNOWN if value is None else format(value * scale, form)
 
 
-def _stored(loaded: Loaded) -> Row:
-    """Size of the checkpoint, as it is or as it would be, and the memory of a process that reads it."""
-    network = loaded.network()
+def _side(loaded: Loaded, counted: nn.Module) -> nn.Module | Deployed:
+    """What is timed; the integer engine on torch's number of threads."""
+    if loaded.kind != "packed":
+        return counted
+    packed, threads = loaded.packed(), torch.get_num_threads()
+    return Deployed(counted, lambda images: packed.predict(images, threads=threads))
+
+
+def _stored(loaded: Loaded, network: nn.Module) -> Row:
+    """Size of the file, as it is or as it would be, and the memory of a process that reads it."""
     shape = model_spec(network)
     save: Callable[..., None] = save_qat if loaded.kind == "qat" else save_checkpoint
     with tempfile.TemporaryDirectory() as folder:
@@ -161,21 +203,21 @@ def _stored(loaded: Loaded) -> Row:
             file = Path(folder) / f"model{SUFFIX}"
             save(file, network)
         image = (shape["in_channels"], shape["image_size"], shape["image_size"])
-        return {"file_bytes": file.stat().st_size, "process_memory_bytes": process_memory(file, image, LOADER)}
+        return {"file_bytes": file.stat().st_size, "process_memory_bytes": process_memory(file, image, PREDICTOR)}
 
 
-def _modelled(network: Any, hardware: str | None) -> Row:
-    """What the simulator says of one image; None in place of each value where the model cannot be laid out."""
+def _modelled(network: nn.Module, machine: Hardware) -> Row:
+    """What the simulator says of one image; None in place of each value, and why, where it cannot be laid out."""
+    row: Row = dict.fromkeys(f"modelled_{key}" for key in ("cycles", "energy_pj", "power_w", "sram_kib"))
+    row |= {"modelled_hardware": machine.name, "modelled_fits": None, "modelled_problem": None}
     try:
-        lowered = lower(network, hardware or MACHINE)
-    except InputError:
-        if hardware is not None:
-            raise
-        return dict.fromkeys(f"modelled_{key}" for key in ("hardware", "cycles", "energy_pj", "power_w", "sram_kib"))
+        lowered = lower(network, machine)
+    except InputError as error:
+        return row | {"modelled_fits": False if isinstance(error, DoesNotFit) else None, "modelled_problem": str(error)}
     cycles, picojoules = simulate(lowered.pipeline, history=False).cycles, lowered.energy().total_pj
     seconds = lowered.latency_ms(cycles) / 1e3 if cycles is not None else None
-    return {
-        "modelled_hardware": lowered.hardware.name,
+    return row | {
+        "modelled_fits": True,
         "modelled_cycles": cycles,
         "modelled_energy_pj": picojoules,
         "modelled_power_w": None if seconds is None else picojoules / 1e12 / seconds,

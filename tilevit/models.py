@@ -36,6 +36,10 @@ class Loaded:
         network: nn.Module = self.model
         return network
 
+    def counted(self) -> nn.Module:
+        """A torch model with this one's layers, weights and bits: itself, or what stands for a packed one."""
+        return packed_network(self.packed()) if self.kind == "packed" else self.network()
+
     def prepared(self) -> nn.Module:
         """The torch model that was prepared for QAT; an InputError for any other."""
         if self.kind != "qat":
@@ -60,14 +64,48 @@ def load_model(spec: str | Mapping[str, Any], data: DataSplits | None = None, se
         loaded = _from_file(Path(spec))
     else:
         loaded = Loaded(str(spec), _created(spec, data, seed), "new")
-    if data is not None and loaded.kind != "packed":
-        _require_fit(loaded.network(), data)
+    if data is not None:
+        _require_fit(loaded.model, data)
     return loaded
 
 
-def network_in(file: str) -> nn.Module:
-    """The torch model in a checkpoint, float or QAT."""
-    return _from_file(Path(file)).network()
+def packed_network(packed: PackedModel) -> nn.Module:
+    """A VisionTransformer with the levels of the packed weights, in whole numbers, as weights, and their bits.
+
+    Its parameters, MACs and zeros are the packed model's, and it is laid out on a machine as that is; it does not
+    predict what that predicts.
+    """
+    import torch
+
+    from quant.config import FLOAT
+    from quant.level_sets import bits_of
+    from vit import VisionTransformer
+
+    network: nn.Module = VisionTransformer(packed.config).eval()
+    for name, layer in packed.layers.items():
+        module: Any = network.get_submodule(name)
+        values = layer.weight if layer.levels is None else layer.levels
+        with torch.no_grad():
+            module.weight.copy_(torch.from_numpy(values).view_as(module.weight))
+        module.weight_scheme = layer.scheme
+        if layer.scheme != FLOAT:
+            module.weight_bits = bits_of(layer.scheme)
+        if layer.input_scale is not None:
+            module.activation_bits = bits_of(packed.activations)
+    return network
+
+
+def predict_file(file: str, shape: tuple[int, int, int], threads: int) -> None:
+    """One image by the model in a file of any kind, for `vit.process_memory`; a packed one needs no torch."""
+    from vit.fresh_process import predict_one
+
+    loaded = _from_file(Path(file))
+    if loaded.kind != "packed":
+        predict_one(loaded.network(), shape, threads)
+        return
+    import numpy as np
+
+    loaded.packed().predict(np.zeros((1, *shape), np.float32), threads=threads)
 
 
 def model_table(path: str | Path) -> dict[str, Any]:
@@ -81,12 +119,15 @@ def model_table(path: str | Path) -> dict[str, Any]:
 
 
 def _from_file(path: Path) -> Loaded:
-    from quant import PackedModel, load_qat
-    from vit import load_checkpoint
     from vit.tensorfile import kind_of
 
     if kind_of(path, "model") == "packed model":
+        from quant import PackedModel
+
         return Loaded(str(path), PackedModel.load(path), "packed")
+    from quant import load_qat
+    from vit import load_checkpoint
+
     checkpoint = load_checkpoint(path)
     if checkpoint.kind == "qat":
         return Loaded(str(path), load_qat(path)[0], "qat")
@@ -110,11 +151,11 @@ def _created(spec: str | Mapping[str, Any], data: DataSplits | None, seed: int) 
         return create_model(spec, **shape)
 
 
-def _require_fit(model: nn.Module, data: DataSplits) -> None:
+def _require_fit(model: Any, data: DataSplits) -> None:
     from vit.layers import config_of
 
     try:
-        config = config_of(model)
+        config = config_of(model)  # a packed model has one too
     except InputError:  # a timm model that is no plain ViT takes what create_model gave it
         return
     for name, wanted in (

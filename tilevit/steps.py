@@ -19,12 +19,11 @@ from prune.anatomy import blocks, dim_of, heads_of
 from quant import QuantConfig, convert, prepare_qat, save_qat
 from quant import ptq as quantised_after
 from tilevit.console import progress, say
-from tilevit.metrics import changes, conditions, measure
+from tilevit.metrics import accuracy_of, changes, conditions, measure
 from tilevit.models import load_model
 from tilevit.run import packed_accuracy
 from tilevit.training import Place, recipe_table, trained, training_recipe
 from vit import distill as distilled
-from vit import evaluate as measured
 from vit.errors import InputError, did_you_mean, require_choice, require_int
 from vit.masks import prunable_layers
 from vit.teacher import take_pretrained
@@ -174,10 +173,7 @@ def evaluate(at: Place, *, models: list[str], split: str = "test") -> Result:
         loaded = load_model(spec, at.data, at.seed)
         if loaded.kind == "new":
             raise InputError("model", spec, "a checkpoint or a packed model", "this one is not trained")
-        packed = loaded.kind == "packed"
-        accuracy[Path(spec).stem] = (
-            packed_accuracy(loaded.packed(), images)[0] if packed else measured(loaded.network(), images).accuracy
-        )
+        accuracy[Path(spec).stem] = accuracy_of(loaded, images)
     return {"split": split, "images": len(images), "accuracy": accuracy}
 
 
@@ -201,7 +197,7 @@ def profile(
     images = getattr(at.data, split)
     rows = measure(loaded, images, hardware=hardware, batch_size=batch, rounds=rounds)
     about = f"{len(images):,} {'validation' if split == 'val' else 'test'} images of {at.data.name}"
-    told: Result = {"models": rows, "conditions": conditions(next(iter(rows.values())), about)}
+    told: Result = {"models": rows, "conditions": conditions(rows, about)}
     if compare is not None:
         told |= {"baseline": Path(compare).stem, "change_percent": changes(rows, Path(compare).stem)}
     return told

@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "layers": ["LayerInfo", "describe"],
         "memory": ["peak_memory", "process_memory"],
         "model": ["VisionTransformer"],
-        "profile": ["Profile", "profile_model", "profile_models"],
+        "profile": ["Deployed", "Profile", "profile_model", "profile_models"],
         "recipe": ["Recipe"],
         "training": ["Batch", "FitResult", "cross_entropy", "fit"],
         "zoo": ["create_model", "timm_config"],

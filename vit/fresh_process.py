@@ -12,24 +12,28 @@ STATUS = Path("/proc/self/status")
 
 
 def main(arguments: list[str]) -> None:
-    """LOADER (module:function), FILE, THREADS, then the image's channels, height and width."""
-    loader, file, threads, *shape = arguments
-    module, _, function = loader.partition(":")
-    load: Any = getattr(importlib.import_module(module), function)
-    import torch
-
-    torch.set_num_threads(int(threads))
-    model = load(file)
-    with torch.inference_mode():
-        model(torch.zeros(1, *(int(side) for side in shape)))
+    """PREDICTOR (module:function), FILE, THREADS, then the image's channels, height and width."""
+    predictor, file, threads, *shape = arguments
+    module, _, function = predictor.partition(":")
+    predict: Any = getattr(importlib.import_module(module), function)
+    predict(file, tuple(int(side) for side in shape), int(threads))
     print(peak_bytes())
 
 
-def checkpoint_model(file: str) -> Any:
-    """The float model in a checkpoint."""
+def predict_checkpoint(file: str, shape: tuple[int, int, int], threads: int) -> None:
+    """One image by the float model in a checkpoint."""
     from vit.checkpoint import load_checkpoint
 
-    return load_checkpoint(file).model
+    predict_one(load_checkpoint(file).model, shape, threads)
+
+
+def predict_one(model: Any, shape: tuple[int, int, int], threads: int) -> None:
+    """One image by a torch model on that many threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        model(torch.zeros(1, *shape))
 
 
 def peak_bytes() -> int:

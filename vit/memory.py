@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from vit.errors import InputError
 
-CHECKPOINT = "vit.fresh_process:checkpoint_model"
+CHECKPOINT = "vit.fresh_process:predict_checkpoint"
 
 
 def peak_memory(model: nn.Module, images: Tensor) -> int:
@@ -41,20 +41,20 @@ def peak_memory(model: nn.Module, images: Tensor) -> int:
         model.train(was_training)
 
 
-def process_memory(file: str | Path, shape: tuple[int, int, int], loader: str = CHECKPOINT) -> int:
+def process_memory(file: str | Path, shape: tuple[int, int, int], predictor: str = CHECKPOINT) -> int:
     """Bytes of physical memory, at most, of a fresh process that loads `file` and predicts one image on the CPU.
 
-    Python, torch and what else the loader imports are in it, which is most of it for a small model.
+    Python, torch and what else the predictor imports are in it, which is most of it for a small model.
 
     Args:
-        file: a checkpoint, or what else the loader takes.
+        file: a checkpoint, or what else the predictor takes.
         shape: (channels, height, width) of the image.
-        loader: "module:function" of a function from the file's name to a model.
+        predictor: "module:function" of a function of (file's name, shape, threads) that does it.
 
     Raises:
         InputError: the process failed; its last line is the reason.
     """
-    arguments = [loader, str(file), str(torch.get_num_threads()), *(str(side) for side in shape)]
+    arguments = [predictor, str(file), str(torch.get_num_threads()), *(str(side) for side in shape)]
     done = subprocess.run(
         [sys.executable, "-m", "vit.fresh_process", *arguments], capture_output=True, text=True, check=False
     )

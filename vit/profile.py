@@ -34,7 +34,7 @@ class Profile:
         latency_p95_ms: 95th percentile of the same.
         throughput: images a second in batches of `batch_size`, at the median time of a batch.
         peak_memory_bytes: tensors alive at once, at most, while one image is predicted: parameters, buffers, input and
-            activations. On a GPU, what torch's allocator reports.
+            activations. On a GPU, what torch's allocator reports. None of a model that torch does not run.
         device, threads, batch_size, warmup, rounds: how it was measured; `rounds` timed passes after `warmup` others.
         power_w: while batches are predicted, what `power_source` counted; None where there is no such counter.
         energy_mj: of one image, in millijoules, by the same counter.
@@ -49,7 +49,7 @@ class Profile:
     latency_ms: float
     latency_p95_ms: float
     throughput: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     device: str
     threads: int
     batch_size: int
@@ -62,6 +62,19 @@ class Profile:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A model that something else than torch runs on the CPU, such as the integer engine.
+
+    Attributes:
+        network: the torch model of the same layers and weights, whose parameters, MACs, bytes and zeros are counted.
+        predict: from normalised images, float32 (B, C, H, W), to anything once they are predicted; this is timed.
+    """
+
+    network: nn.Module
+    predict: Callable[[np.ndarray], object]
 
 
 def profile_model(
@@ -90,7 +103,7 @@ def profile_model(
 
 
 def profile_models(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, nn.Module | Deployed],
     input_size: tuple[int, int, int] | int | None = None,
     *,
     batch_size: int = 64,
@@ -102,7 +115,7 @@ def profile_models(
     for name, value in (("batch_size", batch_size), ("warmup", warmup), ("rounds", rounds)):
         require_int(name, value)
     require_float("power_seconds", power_seconds, 0, float("inf"), open_high=True)
-    sides = [_Side(model, _input_shape(model, input_size), batch_size) for model in models.values()]
+    sides = [_Side(model, input_size, batch_size) for model in models.values()]
     modes = [side.model.training for side in sides]
     try:
         for side in sides:
@@ -111,7 +124,7 @@ def profile_models(
         single = _times([side.predict_one for side in sides], warmup, rounds)
         batch = _times([side.predict_batch for side in sides], warmup, rounds)
         power = [side.power(power_seconds) for side in sides]
-        memory = [peak_memory(side.model, side.batch[:1].clone()) for side in sides]
+        memory = [None if side.predict else peak_memory(side.model, side.batch[:1].clone()) for side in sides]
     except (RuntimeError, ValueError, AssertionError) as error:
         raise InputError("input_size", input_size, "an input that the model takes", str(error)) from error
     finally:
@@ -142,10 +155,13 @@ def profile_models(
 class _Side:
     """A model with images of its shape where it is."""
 
-    def __init__(self, model: nn.Module, shape: tuple[int, int, int], batch_size: int) -> None:
-        self.model = model
-        self.place = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        self.batch = torch.zeros(batch_size, *shape, device=self.place)
+    def __init__(
+        self, model: nn.Module | Deployed, input_size: tuple[int, int, int] | int | None, batch_size: int
+    ) -> None:
+        self.model: nn.Module = model.network if isinstance(model, Deployed) else model
+        self.predict: Callable[[np.ndarray], object] | None = model.predict if isinstance(model, Deployed) else None
+        self.place = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        self.batch = torch.zeros(batch_size, *_input_shape(self.model, input_size), device=self.place)
 
     def predict_one(self) -> None:
         """One image, to its end."""
@@ -165,6 +181,9 @@ class _Side:
 
     @torch.inference_mode()
     def _predict(self, images: torch.Tensor) -> None:
+        if self.predict is not None:
+            self.predict(images.numpy())
+            return
         self.model(images)
         if self.place.type == "cuda":
             torch.cuda.synchronize(self.place)

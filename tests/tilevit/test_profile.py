@@ -3,22 +3,25 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from prune import magnitude_prune, structured_prune
-from quant import QuantConfig, prepare_qat, save_qat
+from quant import PackedModel, QuantConfig, convert, prepare_qat, save_qat
 from tilevit import metrics
 from tilevit.cli import _exit_code
-from vit import VisionTransformer, ViTConfig, evaluate, load_data, save_checkpoint
+from tilevit.models import load_model
+from tilevit.run import packed_accuracy
+from vit import VisionTransformer, ViTConfig, describe, evaluate, load_data, save_checkpoint
 
 SHAPE = ViTConfig(image_size=8, patch_size=2, in_channels=1, dim=16, depth=1, heads=2, pool="mean")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Checkpoints of a baseline, of the same pruned and cut, and prepared for QAT."""
+    """Files of a baseline, of the same pruned and cut, prepared for QAT, and pruned, prepared and packed."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     base = VisionTransformer(SHAPE)
@@ -27,7 +30,8 @@ def models(tmp_path_factory):
     save_checkpoint(folder / "cut.safetensors", cut)
     images = load_data("digits").train.take(torch.arange(8)).floats()
     save_qat(folder / "qat.safetensors", prepare_qat(base, QuantConfig(), calibration=images))
-    return {name: str(folder / f"{name}.safetensors") for name in ("base", "cut", "qat")}
+    convert(prepare_qat(cut, QuantConfig(), calibration=images)).save(folder / "packed.safetensors")
+    return {name: str(folder / f"{name}.safetensors") for name in ("base", "cut", "qat", "packed")}
 
 
 @pytest.fixture
@@ -48,6 +52,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(metrics, "process_memory", lambda *_: 3 * 2**20)
 
 
+@pytest.mark.usefixtures("quick")
 def test_compared_as_json(told, models):
     result = json.loads(told(models["cut"], models["qat"], "--compare", models["base"], "--data", "digits", "--json"))
     assert result["baseline"] == models["base"]
@@ -61,7 +66,6 @@ def test_compared_as_json(told, models):
     assert cut["sparsity"] == pytest.approx(0.5, abs=0.01)
     assert base["flops"] == 2 * base["macs"]
     assert qat["modelled_energy_pj"] < base["modelled_energy_pj"]
-    assert min(row["process_memory_bytes"] for row in (base, cut, qat)) > 20 * 2**20
 
 
 @pytest.mark.usefixtures("quick")
@@ -107,14 +111,41 @@ def test_the_terminal_shows_a_column_a_model(told, models, monkeypatch):
     assert "Change against" in text
 
 
+def test_a_packed_model_is_counted_and_timed_beside_the_checkpoint_it_comes_from(told, models):
+    arguments = [models["packed"], "--compare", models["cut"], "--data", "digits", "--json"]
+    rows = json.loads(told(*arguments))["models"]
+    packed, cut = rows[models["packed"]], rows[models["cut"]]
+    assert [packed[key] for key in ("params", "macs")] == [cut[key] for key in ("params", "macs")]
+    assert packed["sparsity"] >= cut["sparsity"]  # small weights round to 0 too
+    assert packed["file_bytes"] == Path(models["packed"]).stat().st_size < cut["file_bytes"]
+    assert packed["modelled_energy_pj"] < cut["modelled_energy_pj"]
+    assert packed["accuracy"] == packed_accuracy(PackedModel.load(models["packed"]), load_data("digits").val)[0]
+    assert 2**20 < packed["process_memory_bytes"] < cut["process_memory_bytes"]  # no torch in it
+    assert min(packed["latency_ms"], packed["throughput"]) > 0
+    assert (packed["engine"], cut["engine"], packed["peak_memory_bytes"]) == ("integer", "torch", None)
+
+
+def test_what_stands_for_a_packed_model_is_laid_out_as_the_model_prepared_for_qat(models):
+    packed, qat = load_model(models["packed"]).counted(), load_model(models["qat"]).counted()
+    bits = [[(layer.weight_bits, layer.activation_bits, layer.weight_scheme) for layer in describe(model)]
+            for model in (packed, qat)]  # fmt: skip
+    assert bits[0] == bits[1]
+
+
 @pytest.mark.usefixtures("quick")
-def test_a_model_that_cannot_be_laid_out_is_measured_and_says_so(told, tmp_path):
-    file = tmp_path / "mobile.toml"
-    file.write_text('[model]\ntimm = "mobilevit_xxs"\nimage_size = 32\n')
-    row = json.loads(told(str(file), "--json"))
+def test_a_model_that_cannot_be_laid_out_is_measured_and_the_table_says_so(told, models, tmp_path):
+    small = tmp_path / "small.toml"
+    small.write_text(Path("fifo_sim/presets/ultra96.toml").read_text().replace("sram_kib = 972", "sram_kib = 1"))
+    mobile = tmp_path / "mobile.toml"
+    mobile.write_text('[model]\ntimm = "mobilevit_xxs"\nimage_size = 32\n')
+    row = json.loads(told(str(mobile), "--json"))
     assert row["modelled_cycles"] is None
     assert row["power_source"] is None or "modelled" not in row["power_source"]
-    assert "not modelled" in metrics.conditions({**row, "power_source": None}, "")
+    text = told(models["base"], models["packed"], str(mobile), "--hardware", str(small), "--format", "markdown")
+    base, packed, other = (line for line in text.splitlines() if line.startswith("| /"))
+    assert base.count("does not fit") == packed.count("does not fit") == 2  # cycles and SRAM
+    assert other.count("no plain ViT") == 2
+    assert f"{models['base']}: hardware.sram_kib" in text.splitlines()[-1]
 
 
 def test_power_counted_and_power_modelled_are_not_compared():

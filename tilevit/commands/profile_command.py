@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def profile(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="Checkpoints, TOML files with a [model] table, or timm names."),
+        typer.Argument(metavar="MODEL...", help="Checkpoints, packed models, TOML files with a [model] table, timm's."),
     ],
     compare: Annotated[
         str | None,
@@ -33,7 +33,7 @@ def profile(
     split: Annotated[str, typer.Option(help="Images the accuracy is of: val or test.")] = "val",
     hardware: Annotated[
         str | None,
-        typer.Option(help=f"Machine for the modelled cycles and energy. {MACHINES} Default: zcu104 where it serves."),
+        typer.Option(help=f"Machine for the modelled cycles and energy. {MACHINES} Default: zcu104."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time in the throughput.", min=1, max=65536)] = 16,
     rounds: Annotated[int, typer.Option(help="Timed passes, after three others.", min=1, max=65536)] = 20,
@@ -48,7 +48,8 @@ def profile(
     """Accuracy, latency, throughput, size, memory, MACs, FLOPs, parameters, sparsity and power of models.
 
     Power is measured by NVML or RAPL where the machine has them, else modelled by the simulator; the table says which.
-    With --compare a second table has the change against the baseline in percent. Models are timed in turns.
+    A packed model runs on the integer engine. With --compare a second table has the change against the baseline in
+    percent. Models are timed in turns.
     """
     import torch
 
@@ -80,15 +81,15 @@ def profile(
         emit_json(_plain(rows, changed, compare))
     elif form == "csv":
         print(metrics.as_csv(rows, changed), end="")
-        say(metrics.conditions(rows[specs[0]], about))
+        say(metrics.conditions(rows, about))
     elif form == "markdown":
         print(metrics.markdown(*metrics.cells(rows)))
         if changed:
             print(f"Change against {compare}, %:\n\n{metrics.markdown(*metrics.change_cells(changed))}")
-        print(metrics.conditions(rows[specs[0]], about))
+        print(metrics.conditions(rows, about))
     else:
         _show(rows, changed, compare)
-        print(metrics.conditions(rows[specs[0]], about))
+        print(metrics.conditions(rows, about))
 
 
 def _plain(rows: dict[str, Any], changed: dict[str, Any], compare: str | None) -> dict[str, Any]:
