@@ -15,6 +15,8 @@ from kernels.pot import BELOW_HALF
 F32 = NDArray[np.float32]
 
 UNIFORM, POT4, TABLE = 0, 1, 2
+LANES = 64  # sums that run side by side: the order of additions is fixed, and it suits vector registers
+_ZERO = np.float32(0)
 # Sums may be reordered, which lets them run in vector registers; nothing else is relaxed.
 _SUMS = {"reassoc", "nsz"}
 
@@ -57,11 +59,23 @@ def forward(x: F32, scale: F32, kind: int, low: np.float32, high: np.float32, ta
             out[i, j] = nearest(x[i, j] / s, kind, low, high, table) * s
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def to_levels(
+    x: F32, scale: F32, kind: int, low: np.float32, high: np.float32, table: F32, out: NDArray[np.generic]
+) -> None:
+    """out = nearest(x / scale), in a type that holds it."""
+    rows, n = x.shape
+    for i in range(rows):
+        s = scale[i]
+        for j in range(n):
+            out[i, j] = nearest(x[i, j] / s, kind, low, high, table)
+
+
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_SUMS)
 def backward(
-    x: F32, grad: F32, scale: F32, kind: int, low: np.float32, high: np.float32, table: F32, out: F32, to_scale: F32
+    x: F32, grad: F32, scale: F32, kind: int, low: np.float32, high: np.float32, table: F32, to_scale: F32
 ) -> None:
-    """out = the gradient by x, to_scale (rows,) = the sum of grad * d x^/ds. `out` may be `grad`."""
+    """grad = the gradient by x, from that by the rounded x; to_scale (rows,) = the sums of grad * dx^/ds."""
     rows, n = x.shape
     for i in range(rows):
         s = scale[i]
@@ -72,5 +86,31 @@ def backward(
             inside = low <= scaled <= high
             given = grad[i, j]
             total += given * (level - scaled if inside else level)
-            out[i, j] = given if inside else np.float32(0)
+            grad[i, j] = given if inside else np.float32(0)
         to_scale[i] = total
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def through(value: np.float32, scale: np.float32, low: np.float32, high: np.float32, given: np.float32):  # type: ignore[no-untyped-def]
+    """Of a value rounded to whole numbers: its level, the gradient by it, and `given` times dx^/ds."""
+    scaled = value / scale
+    level = min(max(np.trunc(scaled + np.copysign(BELOW_HALF, scaled)), low), high)
+    inside = (low <= scaled) & (scaled <= high)
+    return level, given if inside else _ZERO, given * (level - (scaled if inside else _ZERO))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def backward_with_levels(
+    x: F32, grad: F32, scale: np.float32, low: np.float32, high: np.float32, levels: F32
+) -> np.float32:
+    """`backward` of whole-number levels with one scale, over flat arrays, which leaves the levels of x as well."""
+    sums, whole = np.zeros(LANES, np.float32), x.size - x.size % LANES
+    for start in range(0, whole, LANES):
+        values, given, out = x[start : start + LANES], grad[start : start + LANES], levels[start : start + LANES]
+        for j in range(LANES):
+            out[j], given[j], share = through(values[j], scale, low, high, given[j])
+            sums[j] += share
+    for j in range(whole, x.size):
+        levels[j], grad[j], share = through(x[j], scale, low, high, grad[j])
+        sums[0] += share
+    return np.float32(sums.sum())

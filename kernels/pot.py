@@ -17,6 +17,14 @@ def round_clip(value: np.float32, low: np.float32, high: np.float32) -> np.float
     return min(max(np.trunc(value + np.copysign(BELOW_HALF, value)), low), high)
 
 
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def nearest_power(value: np.float32, top: np.float32) -> np.float32:
+    """The nearest of 0, 1, 2, 4 ... top to a value >= 0, ties upward: the next power begins at 0.5, 1.5, 3 ..."""
+    bits = (np.float32(value).view(np.int32) + np.int32(0x400000)) & np.int32(0x7F800000)
+    power = min(max(np.int32(bits).view(np.float32), np.float32(1)), top)
+    return power if value >= np.float32(0.5) else np.float32(0)
+
+
 @njit(cache=True, nogil=True)
 def pot4_codes(scaled: NDArray[np.float32], codes: NDArray[np.uint8]) -> None:
     """pot4 codes of float32 values (flat): sign bit and exponent of the nearest of 0, 1, 2, 4 ... 64.

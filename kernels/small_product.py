@@ -21,26 +21,27 @@ VECTOR = ir.VectorType(FLOAT, LANES)
 
 
 def _tile(rows: int, vectors: int) -> Any:
-    """An intrinsic (a, a stride, b, b stride, inner, out, out stride), addresses and bytes as int64:
-    out[0:rows, 0:8 vectors] = a[0:rows, 0:inner] @ b[0:inner, 0:8 vectors]."""
+    """An intrinsic (a, a stride, a step, b, b stride, inner, out, out stride), addresses and bytes as int64:
+    out[0:rows, 0:8 vectors] = a[0:rows, 0:inner] @ b[0:inner, 0:8 vectors]; `step` is from one value of a row of a to
+    the next."""
 
     @intrinsic
-    def tile(context, a, a_stride, b, b_stride, inner, out, out_stride):  # type: ignore[no-untyped-def]
-        signature = types.void(*[types.int64] * 7)
+    def tile(context, a, a_stride, a_step, b, b_stride, inner, out, out_stride):  # type: ignore[no-untyped-def]
+        signature = types.void(*[types.int64] * 8)
 
         def build(context, builder, _, arguments):  # type: ignore[no-untyped-def]
-            a, a_stride, b, b_stride, inner, out, out_stride = arguments
+            a, a_stride, a_step, b, b_stride, inner, out, out_stride = arguments
             starts = [builder.add(a, builder.mul(a_stride, I64(r))) for r in range(rows)]
             before = builder.block
             loop, done = builder.append_basic_block("inner"), builder.append_basic_block("done")
             builder.branch(loop)
             builder.position_at_end(loop)
-            step, place = builder.phi(I64), builder.phi(I64)
+            step, along, place = builder.phi(I64), builder.phi(I64), builder.phi(I64)
             sums = [builder.phi(VECTOR) for _ in range(rows * vectors)]
             right = [_load(builder, builder.add(place, I64(32 * v)), VECTOR) for v in range(vectors)]
             results = []
             for r in range(rows):
-                value = _load(builder, builder.add(starts[r], builder.shl(step, I64(2))), FLOAT)
+                value = _load(builder, builder.add(starts[r], along), FLOAT)
                 lane = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), value, ir.IntType(32)(0))
                 spread = builder.shuffle_vector(
                     lane, lane, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
@@ -49,10 +50,12 @@ def _tile(rows: int, vectors: int) -> Any:
                     product = builder.fmul(spread, right[v], flags=("contract",))
                     results.append(builder.fadd(sums[r * vectors + v], product, flags=("contract",)))
             following, ahead = builder.add(step, I64(1)), builder.add(place, b_stride)
+            further = builder.add(along, a_step)
             builder.cbranch(builder.icmp_signed("<", following, inner), loop, done)
             zero = ir.Constant(VECTOR, [0.0] * LANES)
             pairs = zip(sums, results, strict=True)
-            for phi, first, later in ((step, I64(0), following), (place, b, ahead), *((p, zero, r) for p, r in pairs)):
+            counters = (step, I64(0), following), (along, I64(0), further), (place, b, ahead)
+            for phi, first, later in (*counters, *((p, zero, r) for p, r in pairs)):
                 phi.add_incoming(first, before)
                 phi.add_incoming(later, loop)
             builder.position_at_end(done)
@@ -80,22 +83,25 @@ _one_by_two, _one_by_one = _tile(1, 2), _tile(1, 1)
 
 @njit(cache=True, nogil=True)
 def product(a: F32, inner: int, b: F32, out: F32) -> None:
-    """out (m, n) = a (m, >= inner) @ b (>= inner, n), all contiguous rows, n a multiple of 8, inner at least 1."""
+    """out (m, n) = a (m, >= inner) @ b (>= inner, n), n a multiple of 8, inner at least 1.
+
+    Rows of b and out are contiguous; a may have any strides, a transpose's among them.
+    """
     rows, columns = len(out), out.shape[1]
-    a_stride, b_stride, out_stride = a.shape[1] * 4, b.shape[1] * 4, out.shape[1] * 4
+    a_stride, a_step, b_stride, out_stride = a.strides[0], a.strides[1], b.shape[1] * 4, out.shape[1] * 4
     for column in range(0, columns, 16):
         right = b.ctypes.data + column * 4
         at, to = a.ctypes.data, out.ctypes.data + column * 4
         wide = column + 16 <= columns
         for _ in range(rows // 4):
             if wide:
-                _four_by_two(at, a_stride, right, b_stride, inner, to, out_stride)
+                _four_by_two(at, a_stride, a_step, right, b_stride, inner, to, out_stride)
             else:
-                _four_by_one(at, a_stride, right, b_stride, inner, to, out_stride)
+                _four_by_one(at, a_stride, a_step, right, b_stride, inner, to, out_stride)
             at, to = at + 4 * a_stride, to + 4 * out_stride
         for _ in range(rows % 4):
             if wide:
-                _one_by_two(at, a_stride, right, b_stride, inner, to, out_stride)
+                _one_by_two(at, a_stride, a_step, right, b_stride, inner, to, out_stride)
             else:
-                _one_by_one(at, a_stride, right, b_stride, inner, to, out_stride)
+                _one_by_one(at, a_stride, a_step, right, b_stride, inner, to, out_stride)
             at, to = at + a_stride, to + out_stride

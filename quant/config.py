@@ -12,6 +12,8 @@ from vit.errors import InputError, require_choice, require_known_keys
 
 FLOAT = "float"
 ACTIVATIONS = ("int8", "int6", "int4", FLOAT)
+UNIFORM, LOG2 = "uniform", "log2"
+PROBABILITIES = (UNIFORM, LOG2)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class QuantConfig:
         per_channel: one weight scale an output channel; otherwise one a layer.
         skip: layers that stay in float: patterns as above, or a path whose layers below it are meant ("stem", "head").
         power_of_two_scales: restrict every scale to a power of two, so that scaling is a shift.
+        probabilities: of attention: "uniform", whole multiples of 1 / (2^b - 1) at the b bits of the activations; or
+            "log2", the nearest of 0 and 2^0, 2^-1 ... 2^-14, so that multiplying by one is a shift: 16 codes, 4 bits,
+            whatever the activations (after FQ-ViT, Lin et al. 2022, which rounds the logarithm and has no 0).
 
     Raises:
         InputError: a field is out of its range.
@@ -37,6 +42,7 @@ class QuantConfig:
     per_channel: bool = True
     skip: tuple[str, ...] = ()
     power_of_two_scales: bool = False
+    probabilities: str = UNIFORM
 
     def __post_init__(self) -> None:
         if isinstance(self.weights, Mapping):
@@ -46,6 +52,11 @@ class QuantConfig:
         else:
             require_choice("weights", self.weights, SCHEMES)
         require_choice("activations", self.activations, ACTIVATIONS)
+        require_choice("probabilities", self.probabilities, PROBABILITIES)
+        if self.probabilities == LOG2 and self.activations == FLOAT:
+            raise InputError(
+                "probabilities", LOG2, "uniform where activations stay float", "queries, keys and values would"
+            )
         for name in ("per_channel", "power_of_two_scales"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(name, getattr(self, name), "true or false")

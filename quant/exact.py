@@ -1,16 +1,22 @@
 """kernels.nonlinear and exact matrix products for torch tensors: what a prepared model evaluates with.
 
 On the CPU the numba kernels themselves run on views of the tensors; on other devices the same sequences of operations
-run as torch ops. Nothing here is differentiable: training uses torch's own layers.
+run as torch ops. Nothing here is differentiable: quant.fused_layers has the gradients.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels import nonlinear as kernel
+from kernels import team
+from kernels.split import pieces
 
+PIECE = 1 << 17  # values that a call of a kernel works on
 BELOW_HALF = 0.5 - 2.0**-25  # as in kernels.pot: rounds ties away from zero, for every float32
 
 
@@ -19,13 +25,20 @@ def round_away(x: Tensor) -> Tensor:
     return torch.trunc(x + torch.copysign(x.new_full((), BELOW_HALF), x))
 
 
+def nearest_power(x: Tensor, top: int) -> Tensor:
+    """The nearest of 0, 1, 2, 4 ... top to values >= 0, float32: as kernels.pot.nearest_power."""
+    bits = (x.contiguous().view(torch.int32) + 0x400000) & 0x7F800000
+    return torch.where(x >= 0.5, bits.view(torch.float32).clamp(1, top), torch.zeros_like(x))
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """LayerNorm over the last axis, float32."""
     if x.device.type == "cpu":
         plain = x.detach().contiguous().float()
         out = torch.empty_like(plain)
-        rows = plain.view(-1, plain.shape[-1]).numpy(), out.view(-1, plain.shape[-1]).numpy()
-        kernel.layer_norm(rows[0], weight.detach().numpy(), bias.detach().numpy(), eps, rows[1])
+        width, gain, shift = plain.shape[-1], weight.detach().numpy(), bias.detach().numpy()
+        rows, found = plain.view(-1, width).numpy(), out.view(-1, width).numpy()
+        in_pieces(lambda part: kernel.layer_norm(rows[part], gain, shift, eps, found[part]), len(rows), width)
         return out
     wide = x.double()
     mean = wide.mean(-1, keepdim=True)
@@ -38,7 +51,8 @@ def gelu(x: Tensor) -> Tensor:
     if x.device.type == "cpu":
         plain = x.detach().contiguous().float()
         out = torch.empty_like(plain)
-        kernel.gelu(plain.view(-1).numpy(), out.view(-1).numpy())
+        values, found = plain.view(-1).numpy(), out.view(-1).numpy()
+        in_pieces(lambda part: kernel.gelu(values[part], found[part]), len(values))
         return out
     plain = x.float()
     return (0.5 * plain) * (1.0 + _erf(plain * float(kernel.ROOT_HALF)))
@@ -66,6 +80,11 @@ def product(a: Tensor, b: Tensor, largest: float | None) -> Tensor:
         if largest is not None and largest <= 2**24:
             return a.float() @ b.float()
         return (a.double() @ b.double()).float()
+
+
+def in_pieces(work: Callable[[slice], Any], count: int, each: int = 1) -> list[Any]:
+    """`work` on slices of `count` items of `each` values, on torch's threads; what it gives, in their order."""
+    return team.run(work, pieces(count, max(1, PIECE // max(1, each))), torch.get_num_threads())
 
 
 def _exp_negative(x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ _MAGNITUDES: dict[str, tuple[int, ...]] = {
     "apot6": (*range(9), 10, 12, 14, 16, 17, 20, 21, 24, 28, 32, 34, 36, 38, 48, 52, 64, 65, 68, 69, 72, 76, 96, 100),
 }
 _UNIFORM_BITS = {"int4": 4, "int6": 6, "int8": 8}
+LOG2_EXPONENTS = 14  # of a log2 probability: 2^-14 to 2^0, and 0, are what 4 bits can tell apart
 
 SCHEMES = (*_MAGNITUDES, *_UNIFORM_BITS)
 
@@ -99,6 +100,15 @@ def levels(scheme: str) -> NDArray[np.int64]:
 def bits_of(scheme: str) -> int:
     """Bits of a stored code."""
     return level_set(scheme).bits
+
+
+def probability_top(activations: str, log2: bool) -> int:
+    """The whole number that stands for an attention probability of 1.
+
+    A probability is a whole number times its reciprocal: 0 to 2^b - 1 at the b bits of the activations, or with `log2`
+    0 and the 15 powers of two from 2^0 to 2^14, which makes 16 codes whatever the activations.
+    """
+    return 2**LOG2_EXPONENTS if log2 else 2 ** bits_of(activations) - 1
 
 
 def activation_range(scheme: str, unsigned: bool) -> tuple[int, int]:

@@ -1,5 +1,6 @@
-"""The layers of a prepared model. In training they compute with fake-quantised floats and torch's own operators; in
-evaluation on whole-number levels with one written rounding, so that the packed engine gives the same bits.
+"""The layers of a prepared model. In evaluation they compute on whole-number levels with one written rounding, so that
+the packed engine gives the same bits. In training on a CPU they compute the same, with gradients (quant.fused_layers);
+on a GPU and under autocast with fake-quantised floats and torch's own operators.
 
 Evaluation is not differentiable: call `.train()` for gradients.
 """
@@ -13,17 +14,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant import exact, fused
-from quant.config import FLOAT, QuantConfig
+from quant import exact
+from quant.config import FLOAT, LOG2, QuantConfig
 from quant.fake_quant import Quantizer
-from quant.level_sets import bits_of
+from quant.fused import fits
+from quant.fused_layers import (
+    ExactGELU,
+    ExactLayerNorm,
+    FakeQuantAttention,
+    FakeQuantConv2d,
+    FakeQuantLinear,
+    FloatLinear,
+    StraightThrough,
+    stored,
+)
+from quant.level_sets import bits_of, probability_top
 
 FLOAT_BITS = 32
-
-
-def round_half(x: Tensor) -> Tensor:
-    """x as float16 stores it: the precision of packed biases, norms and the class token."""
-    return x.detach().half().float()
 
 
 def round_rows(x: Tensor) -> Tensor:
@@ -36,7 +43,8 @@ def round_rows(x: Tensor) -> Tensor:
 
 def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
     """`rounded` in the forward pass, the gradient of x in the backward."""
-    return x + (rounded - x).detach()
+    value: Tensor = StraightThrough.apply(x, rounded)  # type: ignore[no-untyped-call]
+    return value
 
 
 class _QuantLayer(nn.Module):
@@ -52,6 +60,7 @@ class _QuantLayer(nn.Module):
         self.weight_scheme, self.activation_scheme = scheme, activations
         self.weight_bits = FLOAT_BITS if scheme == FLOAT else bits_of(scheme)
         self.activation_bits = FLOAT_BITS if activations == FLOAT else bits_of(activations)
+        self.rounds_activations = config.activations != FLOAT
         pot = config.power_of_two_scales
         self.weight_quant = None if scheme == FLOAT else Quantizer(scheme, channels, power_of_two=pot)
         self.input_quant = None if activations == FLOAT else Quantizer(activations, None, unsigned, pot)
@@ -60,11 +69,22 @@ class _QuantLayer(nn.Module):
         """The rounded input, weight and bias, differentiable."""
         x = x if self.input_quant is None else self.input_quant(x)
         weight = self.weight if self.weight_quant is None else self.weight_quant(self.weight)
-        return x, weight, self._stored_bias()
+        return x, weight, None if self.bias is None else straight_through(self.bias, stored(self.bias))
 
-    def _stored_bias(self) -> Tensor | None:
-        """The bias as it is stored, differentiable."""
-        return None if self.bias is None else straight_through(self.bias, round_half(self.bias))
+    def _trains_exactly(self, x: Tensor) -> bool:
+        """Whether training computes the bits of the evaluation: on the CPU, and not where weights alone are rounded."""
+        return self.rounds_activations and fits(x)
+
+    def _train(self, rows: Tensor) -> Tensor:
+        """`_exact`, with gradients."""
+        weight, inputs, weights = self.weight.flatten(1), self.input_quant, self.weight_quant
+        result: Tensor
+        if inputs is None or weights is None:
+            result = FloatLinear.apply(rows, weight, self.bias)  # type: ignore[no-untyped-call]
+        else:
+            learned = learned_scales((inputs, rows), (weights, weight))
+            result = FakeQuantLinear.apply(rows, weight, self.bias, *learned)  # type: ignore[no-untyped-call]
+        return result
 
     def _exact(self, rows: Tensor) -> Tensor:
         """rows (..., inner) times the weight (out, inner): whole numbers first, then one scale and one bias."""
@@ -80,7 +100,7 @@ class _QuantLayer(nn.Module):
         sums = exact.product(rows, weight.T, bound)
         if scale is not None:
             sums = sums * scale
-        return sums if self.bias is None else sums + round_half(self.bias)
+        return sums if self.bias is None else sums + stored(self.bias)
 
 
 class QuantLinear(_QuantLayer, nn.Linear):  # type: ignore[misc]  # Linear declares bias more widely
@@ -89,59 +109,60 @@ class QuantLinear(_QuantLayer, nn.Linear):  # type: ignore[misc]  # Linear decla
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return self._exact(x)
-        if self.input_quant is None or self.weight_quant is None or not fused.fits(x, self.weight):
-            return F.linear(*self._fake_quantised(x))
-        inputs, weights = self.input_quant, self.weight_quant
-        inputs.fit_if_fresh(x)
-        weights.fit_if_fresh(self.weight)
-        product: Tensor = fused.FakeQuantLinear.apply(  # type: ignore[no-untyped-call]
-            x,
-            self.weight,
-            self._stored_bias(),
-            inputs.log2_scale,
-            weights.log2_scale,
-            (inputs.scale(), weights.scale()),
-            (inputs.kernel_levels, weights.kernel_levels),
-        )
-        return product
+        return self._train(x) if self._trains_exactly(x) else F.linear(*self._fake_quantised(x))
 
 
 class QuantConv2d(_QuantLayer, nn.Conv2d):
     """nn.Conv2d (one group, no dilation) on rounded inputs and weights."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            return F.conv2d(*self._fake_quantised(x), self.stride, self.padding)
         size, stride, padding = _pair(self.kernel_size), _pair(self.stride), _pair(self.padding)
+        if self.training and not self._trains_exactly(x):
+            return F.conv2d(*self._fake_quantised(x), self.stride, self.padding)
+        inputs, weights = self.input_quant, self.weight_quant
+        overlapping = size != stride or padding != (0, 0)  # patches would copy values several times
+        if self.training and overlapping and inputs is not None and weights is not None:
+            learned = learned_scales((inputs, x), (weights, self.weight))
+            result: Tensor = FakeQuantConv2d.apply(x, self.weight, self.bias, *learned, stride, padding)  # type: ignore[no-untyped-call]
+            return result
         height = (x.shape[2] + 2 * padding[0] - size[0]) // stride[0] + 1
-        patches = F.unfold(x.detach().float(), size, padding=padding, stride=stride).transpose(1, 2)
-        sums = self._exact(patches).transpose(1, 2)  # (B, out, positions)
-        return sums.reshape(x.shape[0], self.out_channels, height, -1)
+        patches = F.unfold(x if self.training else x.detach().float(), size, padding=padding, stride=stride)
+        rows = patches.transpose(1, 2)  # (B, positions, in * kh * kw)
+        sums = self._train(rows) if self.training else self._exact(rows)
+        return sums.transpose(1, 2).reshape(x.shape[0], self.out_channels, height, -1)
 
 
 class QuantLayerNorm(nn.LayerNorm):
-    """nn.LayerNorm over the last axis; evaluated by the one definition of kernels.nonlinear."""
+    """nn.LayerNorm over the last axis, by the one definition of kernels.nonlinear."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = round_half(self.weight), round_half(self.bias)
+        weight, bias = stored(self.weight), stored(self.bias)
         if not self.training:
             return exact.layer_norm(x, weight, bias, self.eps)
+        if fits(x, weight):
+            result: Tensor = ExactLayerNorm.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+            return result
         weight, bias = straight_through(self.weight, weight), straight_through(self.bias, bias)
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
 class QuantGELU(nn.GELU):
-    """nn.GELU (erf form); evaluated by the one definition of kernels.nonlinear."""
+    """nn.GELU (erf form), by the one definition of kernels.nonlinear."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x) if self.training else exact.gelu(x)
+        if not self.training:
+            return exact.gelu(x)
+        if fits(x):
+            result: Tensor = ExactGELU.apply(x)  # type: ignore[no-untyped-call]
+            return result
+        return F.gelu(x)
 
 
 class QuantAttentionCore(nn.Module):
     """Attention on rounded queries, keys, values and probabilities: the module in the place of `attn.core`.
 
-    Probabilities are whole multiples of 1 / (2^bits - 1). To restrict it to tiles or windows, call it with a mask, or
-    call `quantise` and attend by other means to what it returns.
+    Probabilities are whole multiples of 1 / (2^bits - 1), or with "log2" 0 and 2^0 to 2^-14. To restrict it to tiles or
+    windows, call it with a mask, or call `quantise` and attend by other means to what it returns.
     """
 
     def __init__(self, config: QuantConfig) -> None:
@@ -152,11 +173,12 @@ class QuantAttentionCore(nn.Module):
         if self.quantises:
             pot = config.power_of_two_scales
             self.query, self.key, self.value = (Quantizer(config.activations, None, power_of_two=pot) for _ in range(3))
+        self.log2 = config.probabilities == LOG2
 
     @property
     def largest_probability(self) -> int:
         """The whole number that stands for probability 1."""
-        return 2**self.activation_bits - 1
+        return probability_top(self.activation_scheme, self.log2)
 
     def quantise(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values rounded to their levels, differentiable."""
@@ -170,33 +192,32 @@ class QuantAttentionCore(nn.Module):
         """
         return self._train(q, k, v, mask) if self.training else self._exact(q, k, v, mask)
 
+    def train_projection(self, qkv: Tensor, heads: int) -> Tensor:
+        """The evaluation's context (B, T, heads * head_dim) of a projection (B, T, 3 * heads * head_dim) of float32 on
+        the CPU, with gradients."""
+        quantizers = self.query, self.key, self.value
+        learned = learned_scales(*zip(quantizers, qkv.chunk(3, dim=2), strict=True))
+        probabilities = self.largest_probability, self.log2
+        context: Tensor = FakeQuantAttention.apply(qkv, *learned, heads, *probabilities)  # type: ignore[no-untyped-call]
+        return context
+
+    def takes_projection(self, x: Tensor) -> bool:
+        """Whether to call `train_projection`, an attention layer's input being `x`."""
+        return self.training and self.quantises and fits(x)
+
     def _train(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         if not self.quantises:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        if mask is None and fused.fits(q, k, v):
-            return self._train_fused(q, k, v)
+        if mask is None and fits(q, k, v):
+            batch, heads, tokens, width = q.shape
+            qkv = torch.stack((q, k, v)).permute(1, 3, 0, 2, 4).reshape(batch, tokens, -1)
+            return self.train_projection(qkv, heads).view(batch, tokens, heads, width).transpose(1, 2)
         q, k, v = self.quantise(q, k, v)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, heads, T, T)
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf)
         p = scores.softmax(-1)
-        top = self.largest_probability
-        return straight_through(p, torch.round(p.detach() * top) / top) @ v
-
-    def _train_fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        quants = self.query, self.key, self.value
-        for quant, x in zip(quants, (q, k, v), strict=True):
-            quant.fit_if_fresh(x)
-        context: Tensor = fused.FakeQuantAttention.apply(  # type: ignore[no-untyped-call]
-            q,
-            k,
-            v,
-            *(quant.log2_scale for quant in quants),
-            tuple(quant.scale() for quant in quants),
-            self.query.kernel_levels,
-            self.largest_probability,
-        )
-        return context
+        return straight_through(p, self._whole_probabilities(p.detach()) / self.largest_probability) @ v
 
     def _exact(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         width, tokens = q.shape[-1], k.shape[-2]
@@ -214,7 +235,27 @@ class QuantAttentionCore(nn.Module):
             return exact.product(p, v, None)
         top = self.largest_probability
         v, v_scale = self.value.split(v)
-        return exact.product(exact.round_away(p * top), v, tokens * top * self.value.largest) * (v_scale / top)
+        return exact.product(self._whole_probabilities(p), v, tokens * top * self.value.largest) * (v_scale / top)
+
+    def _whole_probabilities(self, p: Tensor) -> Tensor:
+        """Probabilities as whole numbers, in units of 1 / largest_probability."""
+        whole = p.float() * self.largest_probability
+        return exact.nearest_power(whole, self.largest_probability) if self.log2 else exact.round_away(whole)
+
+
+class AttentionOnProjection:
+    """Mixed into an attention layer: while it trains on a CPU, its core takes the projection as it comes, in one piece.
+
+    A core of another kind that was put in the place of ours is called as ever.
+    """
+
+    def forward(self: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        core = self.core
+        masked = any(option is not None and option is not False for option in (*args, *options.values()))
+        if masked or not isinstance(core, QuantAttentionCore) or not core.takes_projection(x):
+            return super().forward(x, *args, **options)  # type: ignore[misc]
+        context = self.proj(core.train_projection(self.qkv(x), self.qkv.out_features // (3 * self.head_dim)))
+        return self.proj_drop(context) if hasattr(self, "proj_drop") else context
 
 
 class QuantEmbeddings:
@@ -225,24 +266,36 @@ class QuantEmbeddings:
 
     @property
     def pos_embed(self) -> Any:
-        stored = self._parameters["pos_embed"]
-        return None if stored is None else straight_through(stored, round_rows(stored))
+        held = self._parameters["pos_embed"]
+        return None if held is None else straight_through(held, round_rows(held))
 
     @property
     def cls_token(self) -> Any:
-        stored = self._parameters.get("cls_token")
-        return None if stored is None else straight_through(stored, round_half(stored))
+        held = self._parameters.get("cls_token")
+        return None if held is None else straight_through(held, stored(held))
+
+
+def learned_scales(*pairs: tuple[Quantizer, Tensor]) -> tuple[Any, ...]:
+    """What an operator of quant.fused_layers takes of quantisers, each fitted to its tensor first if it is fresh: the
+    parameters one by one, then the scales, then the levels."""
+    for quantizer, x in pairs:
+        quantizer.fit_if_fresh(x)
+    quantizers = [quantizer for quantizer, _ in pairs]
+    parameters = (quantizer.log2_scale for quantizer in quantizers)
+    return *parameters, tuple(q.scale() for q in quantizers), tuple(q.kernel_levels for q in quantizers)
 
 
 def exact_mean(tokens: Tensor) -> Tensor:
     """Mean over the tokens, (B, T, dim) -> (B, dim), summed in float64 and rounded once."""
-    return tokens.double().mean(1).float()
+    return tokens.double().mean(1).to(tokens.dtype)
 
 
 def exact_weighted_mean(tokens: Tensor, scores: Tensor) -> Tensor:
     """Mean of the tokens (B, T, dim) weighted by the softmax of their scores (B, T, 1)."""
-    weights = exact.softmax(scores.transpose(1, 2))  # (B, 1, T)
-    return exact.product(weights, tokens, None).squeeze(1)
+    weights = scores.softmax(dim=1)
+    with torch.no_grad():
+        value = exact.product(exact.softmax(scores.transpose(1, 2)), tokens, None).squeeze(1)
+    return straight_through((weights.transpose(1, 2) @ tokens).squeeze(1), value.to(tokens.dtype))
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -171,7 +171,7 @@ class _QuantVisionTransformer(quantised.QuantEmbeddings):
     """Our VisionTransformer with stored embeddings, and pooling by the one definition."""
 
     def pool(self: Any, tokens: Tensor) -> Tensor:
-        if self.training or self.config.pool == "cls":
+        if self.config.pool == "cls":
             return VisionTransformer.pool(self, tokens)
         if self.config.pool == "mean":
             return quantised.exact_mean(tokens)
@@ -183,7 +183,7 @@ class _QuantTimmViT(quantised.QuantEmbeddings):
 
     def pool(self: Any, x: Tensor, pool_type: str | None = None) -> Tensor:
         kind = self.global_pool if pool_type is None else pool_type
-        if self.training or kind != "avg" or self.attn_pool is not None or self.num_prefix_tokens:
+        if kind != "avg" or self.attn_pool is not None or self.num_prefix_tokens:
             return super().pool(x, pool_type)  # type: ignore[misc]
         return quantised.exact_mean(x)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from kernels.gemm import VARIABLE
 from quant import QuantConfig, load_qat, prepare_qat, save_qat
 from quant.fake_quant import Quantizer, nearest_level, nearest_level_by_torch
 from quant.level_sets import levels
@@ -16,9 +17,11 @@ from quant.modules import QuantAttentionCore, QuantLinear
 from quant.scales import activation_scale, weight_scale
 from tests.quant.models import float_model, images, prepared_model, randomise
 from tests.quant.reference import LEVELS, fake_quantize_gradients, nearest
+from vit.attention_core import put_core
 from vit.errors import InputError
 from vit.layers import describe
 from vit.masks import masks, prunable_layers
+from vit.model import ScaledDotProduct
 from vit.zoo import create_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:pot6")
@@ -98,12 +101,30 @@ def test_scales_of_nothing_are_one() -> None:
     assert activation_scale(np.zeros(4, np.float32), -128, 127) == 1
 
 
-@pytest.mark.parametrize("changes", [{}, {"stem": "conv", "pool": "seq"}, {"pool": "mean"}])
-def test_training_and_evaluation_compute_the_same(changes: dict) -> None:
-    model = prepared_model(**changes)
-    x = images()
+@pytest.mark.parametrize(
+    ("changes", "quant"),
+    [
+        ({}, {}),
+        ({"pool": "mean"}, {"activations": "int4", "probabilities": "log2"}),
+        ({"pool": "seq", "dim": 48, "heads": 3}, {"weights": "apot6", "power_of_two_scales": True}),
+        ({"stem": "conv"}, {"weights": "int8", "per_channel": False}),
+        ({}, {"skip": ["stem", "head", "blocks.0.mlp"], "probabilities": "log2"}),
+        ({}, {"weights": "pot6"}),
+    ],
+)
+@pytest.mark.parametrize("path", ["", "portable"])
+def test_training_computes_the_bits_of_evaluation(monkeypatch, changes: dict, quant: dict, path: str) -> None:
+    monkeypatch.setenv(VARIABLE, path)
+    model = prepared_model(0.5, quant, **changes)
+    x = images(50)
     with torch.no_grad():
-        assert torch.allclose(model.train()(x), model.eval()(x), atol=0.02)
+        assert torch.equal(model.train()(x), model.eval()(x))
+
+
+def test_with_float_activations_training_differs_by_float_roundings_alone() -> None:
+    model = prepared_model(quant={"activations": "float"}, stem="conv")
+    with torch.no_grad():
+        assert torch.allclose(model.train()(images()), model.eval()(images()), atol=1e-5)
 
 
 def test_the_float_model_is_left_alone_and_all_parameters_learn() -> None:
@@ -182,7 +203,7 @@ def test_timm_models(tmp_path, name: str) -> None:
     assert isinstance(prepared.blocks[0].attn.core, QuantAttentionCore)
     assert prepared.load_state_dict(model.state_dict()).missing_keys == []
     with torch.no_grad():
-        assert torch.allclose(prepared.train()(x), prepared.eval()(x), atol=0.05)
+        assert torch.equal(prepared.train()(x), prepared.eval()(x))
     assert {info.weight_bits for info in describe(prepared) if info.params} == {4}
     save_qat(tmp_path / "t.safetensors", prepared)
     assert torch.equal(load_qat(tmp_path / "t.safetensors")[0](x), prepared(x))
@@ -221,6 +242,20 @@ def test_a_mask_restricts_attention() -> None:
     assert torch.allclose(core.train()(q, k, v, tile), restricted, atol=1e-2)
 
 
+def test_another_core_in_the_place_of_ours_is_called_as_ever() -> None:
+    model = prepared_model().train()
+    seen = []
+
+    class Watching(ScaledDotProduct):
+        def forward(self, q, k, v, mask=None):
+            seen.append(q.shape)
+            return super().forward(q, k, v, mask)
+
+    put_core(model.blocks[0].attn, Watching())
+    model(images(3))
+    assert seen == [(3, 2, 17, 16)]
+
+
 def test_skipped_layers_stay_float() -> None:
     model = prepared_model(quant={"skip": ["stem", "head"]})
     assert model.head.weight_quant is None
@@ -236,6 +271,8 @@ def test_skipped_layers_stay_float() -> None:
         ({"weights": "pot5"}, "weights = 'pot5'"),
         ({"weights": {"head": "int9"}}, "weights\\['head'\\]"),
         ({"activations": "int16"}, "activations"),
+        ({"probabilities": "log4"}, "probabilities"),
+        ({"probabilities": "log2", "activations": "float"}, "probabilities"),
         ({"per_channel": 1}, "per_channel"),
         ({"skip": "head"}, "skip"),
         ({"skip": [3]}, "skip"),
