@@ -134,7 +134,7 @@ class Layout:
             np.zeros_like(part) for part in (self.stages, self.edges, self.ports, self.links)
         )
         at_edges, at_ports, at_links, at_slots = self.bounds
-        stages[:, at.ONLY_INPUT] = stages[:, at.ONLY_OUTPUT] = at_edges
+        stages[:, at.IN_1 : at.OUT_3 + at.U(1)] = at_edges
         stages[:, at.INPUTS] = stages[:, at.OUTPUTS] = stages[:, at.PORTS] = at_links
         ports[:, at.MEMBERS] = at_links
         edges[:, at.SLOTS] = at_slots
@@ -186,10 +186,13 @@ def _stage_rows(
         stage, firings = pipeline.stages[s], pipeline.firings[s]
         kind = int(at.BBS) * (stage.mode == "bbs") | int(at.EAGER) * (stage.fork == "eager")
         words = {at.FIRINGS: firings, at.KIND: kind}
-        words |= {at.SERVICE: service, at.SERVICE_STRIDE: stride}
-        words |= {at.SERVICE_PERIOD: len(stage.service_pattern.values) * stride}
+        period = len(stage.service_pattern.values)
+        words |= {at.SERVICE_AT: service, at.SERVICE: service}
+        words |= {at.SERVICE_STRIDE: stride * (period > 1), at.SERVICE_END: service + period * stride}
         words |= {at.INPUTS: links.place(inputs[s]), at.INPUT_COUNT: len(inputs[s])}
         words |= {at.OUTPUTS: links.place(outputs[s]), at.OUTPUT_COUNT: len(outputs[s])}
+        words |= dict(zip((at.IN_1, at.IN_2), (*inputs[s], 0, 0), strict=False))
+        words |= dict(zip((at.OUT_1, at.OUT_2, at.OUT_3), (*outputs[s], 0, 0, 0), strict=False))
         rows.append(words)
     return _matrix(rows, at.STAGE_WORDS)
 

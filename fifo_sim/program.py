@@ -22,8 +22,8 @@ class Program:
         rows, lengths: stage rows in the order of firing; how many stages fire one behind the other from there on.
         parts: (first, last, repeats) of stretches of `rows`, int64 of shape (n, 3).
         least: smallest depth of each FIFO, in edge order, with which this order may be followed.
-        kinds, inputs, outputs: for each stage row, the words KIND, ONLY_INPUT and ONLY_OUTPUT that go with it.
-        single: for each edge, the word SINGLE that goes with it.
+        kinds: for each stage row, the word KIND that goes with it.
+        handed: for each edge, the word HANDED that goes with it.
     """
 
     rows: npt.NDArray[np.uint32]
@@ -31,9 +31,7 @@ class Program:
     parts: npt.NDArray[np.int64]
     least: Words
     kinds: Words
-    inputs: Words
-    outputs: Words
-    single: Words
+    handed: Words
 
     def fits(self, state: State) -> bool:
         """Whether the depths of a run allow this order."""
@@ -42,8 +40,7 @@ class Program:
     def prepare(self, state: State) -> None:
         """Tell a run's stages and edges what this order makes of them."""
         state.stages[:, at.KIND] = self.kinds
-        state.stages[:, at.ONLY_INPUT], state.stages[:, at.ONLY_OUTPUT] = self.inputs, self.outputs
-        state.edges[:, at.SINGLE] = self.single
+        state.edges[:, at.HANDED] = self.handed
 
 
 def find_program(layout: Layout, depths: Words | None, longest: int) -> Program | None:
@@ -62,39 +59,41 @@ def find_program(layout: Layout, depths: Words | None, longest: int) -> Program 
     outcome, used, count = firing_order(*arrays, layout.links, layout.table, then, least, order, parts)
     if outcome != ORDERED:
         return None
-    kinds, inputs, outputs, single = _kinds(layout, least)
-    rows, lengths, parts = _in_runs(order[:used], parts[:count], kinds, inputs, outputs)
-    return Program(rows, lengths, parts, least, kinds, inputs, outputs, single)
+    kinds, handed = _kinds(layout, least)
+    rows, lengths, parts = _in_runs(order[:used], parts[:count], kinds, layout.stages)
+    return Program(rows, lengths, parts, least, kinds, handed)
 
 
-def _kinds(layout: Layout, least: Words) -> tuple[Words, Words, Words, Words]:
-    """The words KIND, ONLY_INPUT and ONLY_OUTPUT of each stage, and SINGLE of each edge, in this order of firings."""
-    stages, edges, links = layout.stages, layout.edges, layout.links
-    single = least == 1
-    from_plain, to_plain = (stages[edges[:, end], at.KIND] & at.PLAIN != 0 for end in (at.SRC, at.DST))
+def _kinds(layout: Layout, least: Words) -> tuple[Words, Words]:
+    """The words KIND of each stage and HANDED of each edge in this order of firings."""
+    stages, edges = layout.stages, layout.edges
+    plain = stages[:, at.KIND] & at.PLAIN != 0
     regular = (edges[:, [at.TAKES_ONE, at.GIVES_ONE]] == 1).all(axis=1) & (edges[:, at.AT_END] == 0)
+    src, dst = edges[:, at.SRC].astype(np.int64), edges[:, at.DST].astype(np.int64)
+    handed = regular & (least == 1) & plain[src] & plain[dst]
     ins, outs = stages[:, at.INPUT_COUNT], stages[:, at.OUTPUT_COUNT]
-    few = (stages[:, at.KIND] & at.PLAIN != 0) & (ins >= 1) & (ins <= 2) & (outs >= 1) & (outs <= 3)
-    quick = few.copy()
-    quick[edges[~regular, at.DST]] = False
-    line = quick & (ins == 1) & (outs == 1)
-    line[edges[~(single & from_plain), at.DST]] = False
-    line[edges[~(single & to_plain), at.SRC]] = False
-    only_input, only_output = np.zeros(len(stages), np.uint64), np.zeros(len(stages), np.uint64)
-    only_input[line], only_output[line] = links[stages[line, at.INPUTS]], links[stages[line, at.OUTPUTS]]
+    few = plain & (ins >= 1) & (ins <= 2) & (outs >= 1) & (outs <= 3)
+    quick, hands = few.copy(), few.copy()
+    quick[dst[~regular]] = hands[src[~handed]] = hands[dst[~handed]] = False
     kinds = stages[:, at.KIND].copy()
-    for chosen, kind in ((few, at.FEW), (quick, at.QUICK), (line, at.LINE)):
+    for chosen, kind in (
+        (few, at.FEW),
+        (quick, at.QUICK),
+        (hands, at.HANDS),
+        (hands & (ins == 1) & (outs == 1), at.LINE),
+    ):
         kinds[chosen] |= kind
-    return kinds, only_input, only_output, single.astype(np.uint64)
+    return kinds, handed.astype(np.uint64)
 
 
 def _in_runs(
-    order: npt.NDArray[np.uint32], parts: npt.NDArray[np.int64], kinds: Words, inputs: Words, outputs: Words
+    order: npt.NDArray[np.uint32], parts: npt.NDArray[np.int64], kinds: Words, stages: Words
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
     """Rows, lengths and parts with neighbouring LINE stages that hand a token on taken together."""
     stage = order // np.uint32(at.STAGE_WORDS)
     line = kinds[stage] & at.LINE != 0
-    joined = line[1:] & line[:-1] & (stage[1:] == stage[:-1] + 1) & (inputs[stage[1:]] == outputs[stage[:-1]])
+    handed_on = stages[stage[1:], at.IN_1] == stages[stage[:-1], at.OUT_1]
+    joined = line[1:] & line[:-1] & (stage[1:] == stage[:-1] + 1) & handed_on
     begins = np.ones(len(order), bool)
     begins[1:] = ~joined
     begins[parts[:, 0]] = True

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import kernels.sim_layout as at
 from kernels.compiled import entry, inlined
-from kernels.sim_moves import ONE, ZERO, Word, Words, given_back, take
+from kernels.sim_moves import ONE, Word, Words, given_back, serve, take
 from kernels.sim_vector import OUTPUT_WORDS, quick_of_lanes, wait_for_room
 
 Times = NDArray[Any]  # int32 or int64
@@ -205,13 +205,11 @@ def _lanes(
             for x in range(first, last):
                 s = np.uint64(rows[x])
                 for _ in range(lengths[x]):
-                    service = free.dtype.type(table[stages[s + at.SERVICE] + stages[s + at.SERVICE_PHASE]])
+                    service = free.dtype.type(serve(stages, table, s))
                     if stages[s + at.KIND] & at.QUICK:
                         _quick(stages, edges, links, slots, shifts, free, where, s, service, lanes)
                     else:
                         _any(stages, edges, links, table, slots, shifts, free, ports, begun, ended, s, service, lanes)
-                    phase = stages[s + at.SERVICE_PHASE] + stages[s + at.SERVICE_STRIDE]
-                    stages[s + at.SERVICE_PHASE] = ZERO if phase == stages[s + at.SERVICE_PERIOD] else phase
                     stages[s + at.FIRED] += ONE
                     s += at.STAGE_WORDS
 

@@ -10,33 +10,33 @@ import numpy as np
 U = np.uint64
 
 # a stage; what every firing touches fills the first two cache lines
-STAGE_WORDS = U(26)
+STAGE_WORDS = U(29)
 FIRED = U(0)  # firings that have ended
 KIND = U(1)  # the bits below
 FREE = U(2)  # end of the last firing: the stage is free from then on
 BLOCKED = U(3)  # cycles so far
-SERVICE = U(4)  # offset of its service times in the table, the place in their period
-SERVICE_PHASE = U(5)
-SERVICE_STRIDE = U(6)  # words from one service time to the next, and in the period
-SERVICE_PERIOD = U(7)
+SERVICE_AT = U(4)  # place of its next service time in the table
+SERVICE_STRIDE = U(5)  # from one service time to the next; 0 if there is only one
+SERVICE_END = U(6)  # past the last, where it goes on with the first
+SERVICE = U(7)  # place of the first
 HISTORY = U(8)  # offset of its first firing in starts and ends; see HISTORY_STRIDE
-INPUTS = U(9)  # offset in the links of its input edges (rows), their number
-INPUT_COUNT = U(10)
-OUTPUTS = U(11)  # the same for its output edges
-OUTPUT_COUNT = U(12)
-ONLY_INPUT = U(13)  # rows of the two edges of a stage of kind LINE
-ONLY_OUTPUT = U(14)
-START = U(15)  # start of the firing at work
-AT_WORK = U(16)  # 1 between a start and its end
-FIRINGS = U(17)  # firings in all
-WAITED = U(18)  # cycles so far waiting for a port
-PUSHED_LAST = U(19)  # latest push of the firing at work, where outputs are written one by one
-PRIORITY_PORT = U(20)  # 1 + row of the port with priority that it uses; 0: none
-ASKED = U(21)  # 1 + the cycle in which it was ready for that port; 0: it has not asked
-GRANTED = U(22)  # 1 + the cycle in which it may start there; 0: not granted
-PORTS = U(23)  # as for inputs, its rotating ports
-PORT_COUNT = U(24)
-HISTORY_STRIDE = U(25)  # words from one firing to the next in starts and ends
+IN_1, IN_2 = U(9), U(10)  # rows of its first input edges
+OUT_1, OUT_2, OUT_3 = U(11), U(12), U(13)  # rows of its first output edges
+INPUT_COUNT = U(14)  # of the edges
+OUTPUT_COUNT = U(15)
+INPUTS = U(16)  # offset in the links of the rows of all its input edges
+OUTPUTS = U(17)  # the same for its output edges
+START = U(18)  # start of the firing at work
+AT_WORK = U(19)  # 1 between a start and its end
+FIRINGS = U(20)  # firings in all
+WAITED = U(21)  # cycles so far waiting for a port
+PUSHED_LAST = U(22)  # latest push of the firing at work, where outputs are written one by one
+PRIORITY_PORT = U(23)  # 1 + row of the port with priority that it uses; 0: none
+ASKED = U(24)  # 1 + the cycle in which it was ready for that port; 0: it has not asked
+GRANTED = U(25)  # 1 + the cycle in which it may start there; 0: not granted
+PORTS = U(26)  # as for inputs, its rotating ports
+PORT_COUNT = U(27)
+HISTORY_STRIDE = U(28)  # words from one firing to the next in starts and ends, the same for all stages
 
 # bits of KIND
 BBS = U(1)
@@ -45,7 +45,8 @@ PORT = U(4)  # uses a port, of either kind
 PLAIN = U(8)  # bas, lazy, no port, and its times fit whatever happens
 FEW = U(16)  # plain, with 1 or 2 inputs and 1 to 3 outputs
 QUICK = U(32)  # few, and of each input a firing takes one token and gives it back at its start
-LINE = U(64)  # quick, with one input and one output, both single and among plain stages
+HANDS = U(64)  # quick, and all inputs and outputs are HANDED
+LINE = U(128)  # hands, with one input and one output
 
 # an edge; what every firing touches fills the first cache line
 EDGE_WORDS = U(29)
@@ -56,7 +57,8 @@ LATENCY = U(3)
 PEAK = U(4)  # largest occupancy so far
 PUSHED = U(5)  # tokens written
 RELEASED = U(6)  # tokens given back
-SINGLE = U(7)  # 1: the order of firings leaves one token in it at most
+HANDED = U(7)  # 1: a firing takes one token and gives it back at its start, both its stages are plain, and the order of
+# firings leaves one token in it at most: each is handed on before the next, and PUSHED and RELEASED are not kept
 TAKES_ONE = U(8)  # 1: need is k + 1
 GIVES_ONE = U(9)  # 1: rel is k + 1
 AT_END = U(10)  # 1: slots come back when a firing ends

@@ -21,6 +21,16 @@ LIMIT = np.uint64(2**61)  # of a cycle count
 
 
 @inlined
+def serve(stages: Words, table: Words, s: Word) -> Word:
+    """The service time of the stage's next firing; on to the one after."""
+    place = stages[s + at.SERVICE_AT]
+    service = table[place]
+    place += stages[s + at.SERVICE_STRIDE]
+    stages[s + at.SERVICE_AT] = stages[s + at.SERVICE] if place == stages[s + at.SERVICE_END] else place
+    return service
+
+
+@inlined
 def seen(edges: Words, slots: Words, e: Word) -> Word:
     """When the consumer's next firing sees the last token it needs on edge `e`."""
     return slots[edges[e + at.SLOTS] + ((edges[e + at.NEED] - ONE) & edges[e + at.MASK])]
@@ -186,8 +196,7 @@ def start(
         if not edges[e + at.AT_END]:
             give_back(edges, slots, table, dirty, e, cycle)
     if kind & at.PORT:
-        service = table[stages[s + at.SERVICE] + stages[s + at.SERVICE_PHASE]]
-        hold(stages, ports, links, dirty, s, cycle + service)
+        hold(stages, ports, links, dirty, s, cycle + table[stages[s + at.SERVICE_AT]])
     return True
 
 
@@ -197,7 +206,7 @@ def end(stages: Words, edges: Words, slots: Words, links: Words, table: Words, d
     s = stage * at.STAGE_WORDS
     k = stages[s + at.FIRED]
     first_out, last_out = stages[s + at.OUTPUTS], stages[s + at.OUTPUTS] + stages[s + at.OUTPUT_COUNT]
-    done = stages[s + at.START] + table[stages[s + at.SERVICE] + stages[s + at.SERVICE_PHASE]]
+    done = stages[s + at.START] + table[stages[s + at.SERVICE_AT]]
     if done > LIMIT:
         return at.OVERFLOW
     end = done
@@ -228,8 +237,7 @@ def end(stages: Words, edges: Words, slots: Words, links: Words, table: Words, d
         e = links[i]
         if edges[e + at.AT_END]:
             give_back(edges, slots, table, dirty, e, end)
-    phase = stages[s + at.SERVICE_PHASE] + stages[s + at.SERVICE_STRIDE]
-    stages[s + at.SERVICE_PHASE] = ZERO if phase == stages[s + at.SERVICE_PERIOD] else phase
+    serve(stages, table, s)
     stages[s + at.BLOCKED] += end - done
     stages[s + at.FREE] = end
     stages[s + at.AT_WORK] = ZERO

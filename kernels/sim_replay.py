@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 import kernels.sim_layout as at
 from kernels.compiled import entry, inlined
-from kernels.sim_moves import ONE, ZERO, Flags, Word, Words, end, give_slots_back, seen, start, take
+from kernels.sim_moves import ONE, ZERO, Flags, Word, Words, end, give_slots_back, seen, serve, start, take
 from kernels.sim_steady import EDGES, PORTS, alike, note, skip
 
 TWO = np.uint64(2)
@@ -20,40 +20,85 @@ def _run_of_lines(
     """Fire stages of kind LINE, `length` one behind the other from row `s` on; a token goes through them all."""
     history = starts.size > 0
     k = stages[s + at.FIRED]
-    i = stages[s + at.ONLY_INPUT]
-    here = edges[i + at.SLOTS] + (k & edges[i + at.MASK])
+    along = k * stages[s + at.HISTORY_STRIDE]
+    here = _slot(edges, stages[s + at.IN_1], k)
     arrival = slots[here]
-    edges[i + at.RELEASED] = k + ONE
     for _ in range(length):
         begun = max(stages[s + at.FREE], arrival)
         slots[here] = begun + ONE
-        phase = stages[s + at.SERVICE_PHASE]
-        done = begun + table[stages[s + at.SERVICE] + phase]
-        phase += stages[s + at.SERVICE_STRIDE]
-        stages[s + at.SERVICE_PHASE] = ZERO if phase == stages[s + at.SERVICE_PERIOD] else phase
-        i = stages[s + at.ONLY_OUTPUT]
-        base, mask, peak = edges[i + at.SLOTS], edges[i + at.MASK], edges[i + at.PEAK]
-        ended = max(done, slots[base + ((k - edges[i + at.DEPTH]) & mask)])
+        done = begun + serve(stages, table, s)
+        e = stages[s + at.OUT_1]
+        base, mask = edges[e + at.SLOTS], edges[e + at.MASK]
+        ended = max(done, slots[base + ((k - edges[e + at.DEPTH]) & mask)])
         stages[s + at.BLOCKED] += ended - done
-        if k >= peak and slots[base + ((k - peak) & mask)] > ended + ONE:
-            edges[i + at.PEAK] = peak + ONE
+        _rise(edges, slots, e, k, ended)
         here = base + (k & mask)
-        arrival = ended + edges[i + at.LATENCY]
+        arrival = ended + edges[e + at.LATENCY]
         stages[s + at.FREE] = ended
         stages[s + at.FIRED] = k + ONE
         if history:
-            where = stages[s + at.HISTORY] + k * stages[s + at.HISTORY_STRIDE]
+            where = stages[s + at.HISTORY] + along
             starts[where] = begun
             ends[where] = ended
         s += at.STAGE_WORDS
     slots[here] = arrival
-    edges[i + at.PUSHED] = k + ONE
 
 
 @inlined
 def _slot(edges: Words, e: Word, k: Word) -> Word:
     """Where token `k` of edge `e` is."""
     return edges[e + at.SLOTS] + (k & edges[e + at.MASK])
+
+
+@inlined
+def _room(edges: Words, slots: Words, e: Word, k: Word) -> Word:
+    """When token `k` finds room on edge `e`; the slots of tokens before the first are 0."""
+    return slots[edges[e + at.SLOTS] + ((k - edges[e + at.DEPTH]) & edges[e + at.MASK])]
+
+
+@inlined
+def _rise(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
+    """Note the occupancy of a HANDED edge when token `k` is written in `cycle`: one more at most."""
+    peak = edges[e + at.PEAK]
+    if slots[edges[e + at.SLOTS] + ((k - peak) & edges[e + at.MASK])] > cycle + ONE:
+        edges[e + at.PEAK] = peak + ONE
+
+
+@inlined
+def _hand_on(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
+    """Write token `k` to a HANDED edge in `cycle`."""
+    _rise(edges, slots, e, k, cycle)
+    slots[_slot(edges, e, k)] = cycle + edges[e + at.LATENCY]
+
+
+@inlined
+def _hands(stages: Words, edges: Words, slots: Words, table: Words, s: Word) -> Word:
+    """Fire a stage of kind HANDS; its start."""
+    k = stages[s + at.FIRED]
+    outs = stages[s + at.OUTPUT_COUNT]
+    here = _slot(edges, stages[s + at.IN_1], k)
+    begun = max(stages[s + at.FREE], slots[here])
+    if stages[s + at.INPUT_COUNT] > ONE:
+        there = _slot(edges, stages[s + at.IN_2], k)
+        begun = max(begun, slots[there])
+        slots[there] = begun + ONE
+    slots[here] = begun + ONE
+    done = begun + serve(stages, table, s)
+    first = stages[s + at.OUT_1]
+    ended = max(done, _room(edges, slots, first, k))
+    if outs > ONE:
+        second = stages[s + at.OUT_2]
+        ended = max(ended, _room(edges, slots, second, k))
+        if outs > TWO:
+            third = stages[s + at.OUT_3]
+            ended = max(ended, _room(edges, slots, third, k))
+            _hand_on(edges, slots, third, k, ended)
+        _hand_on(edges, slots, second, k, ended)
+    _hand_on(edges, slots, first, k, ended)
+    stages[s + at.BLOCKED] += ended - done
+    stages[s + at.FREE] = ended
+    stages[s + at.FIRED] = k + ONE
+    return begun
 
 
 @inlined
@@ -80,6 +125,9 @@ def _there(edges: Words, slots: Words, table: Words, e: Word, k: Word) -> Word:
 @inlined
 def _return(edges: Words, slots: Words, table: Words, e: Word, k: Word, begun: Word, ended: Word) -> None:
     """Give back what firing `k` gives back on edge `e`."""
+    if edges[e + at.HANDED]:
+        slots[_slot(edges, e, k)] = begun + ONE
+        return
     given = ended if edges[e + at.AT_END] else begun
     if edges[e + at.GIVES_ONE]:
         _return_one(edges, slots, e, k, given)
@@ -90,9 +138,11 @@ def _return(edges: Words, slots: Words, table: Words, e: Word, k: Word, begun: W
 @inlined
 def _fill(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
     """Write token `k` to edge `e` in `cycle`."""
+    if edges[e + at.HANDED]:
+        _hand_on(edges, slots, e, k, cycle)
+        return
     base, mask, peak = edges[e + at.SLOTS], edges[e + at.MASK], edges[e + at.PEAK]
-    known = k if edges[e + at.SINGLE] else edges[e + at.RELEASED]
-    while (k - peak < known) & (slots[base + ((k - peak) & mask)] > cycle + ONE):
+    while (k - peak < edges[e + at.RELEASED]) & (slots[base + ((k - peak) & mask)] > cycle + ONE):
         peak += ONE
         edges[e + at.PEAK] = peak
     slots[base + (k & mask)] = cycle + edges[e + at.LATENCY]
@@ -100,38 +150,28 @@ def _fill(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
 
 
 @inlined
-def _few(stages: Words, edges: Words, slots: Words, links: Words, table: Words, s: Word, quick: bool) -> Word:
-    """Fire a stage of kind FEW, and QUICK if `quick`; its start."""
+def _few(stages: Words, edges: Words, slots: Words, table: Words, s: Word) -> Word:
+    """Fire a stage of kind FEW; its start."""
     k = stages[s + at.FIRED]
-    inputs, outputs = stages[s + at.INPUTS], stages[s + at.OUTPUTS]
     two_in, outs = stages[s + at.INPUT_COUNT] > ONE, stages[s + at.OUTPUT_COUNT]
-    here, there = links[inputs], links[inputs + stages[s + at.INPUT_COUNT] - ONE]
-    begun = stages[s + at.FREE]
-    begun = max(begun, slots[_slot(edges, here, k)] if quick else _there(edges, slots, table, here, k))
+    here, there = stages[s + at.IN_1], stages[s + at.IN_2]
+    begun = max(stages[s + at.FREE], _there(edges, slots, table, here, k))
     if two_in:
-        begun = max(begun, slots[_slot(edges, there, k)] if quick else _there(edges, slots, table, there, k))
-    phase = stages[s + at.SERVICE_PHASE]
-    done = begun + table[stages[s + at.SERVICE] + phase]
-    phase += stages[s + at.SERVICE_STRIDE]
-    stages[s + at.SERVICE_PHASE] = ZERO if phase == stages[s + at.SERVICE_PERIOD] else phase
-    first = links[outputs]
-    ended = max(done, slots[_slot(edges, first, k - edges[first + at.DEPTH])])
+        begun = max(begun, _there(edges, slots, table, there, k))
+    done = begun + serve(stages, table, s)
+    first = stages[s + at.OUT_1]
+    ended = max(done, _room(edges, slots, first, k))
     if outs > ONE:
-        second = links[outputs + ONE]
-        ended = max(ended, slots[_slot(edges, second, k - edges[second + at.DEPTH])])
+        second = stages[s + at.OUT_2]
+        ended = max(ended, _room(edges, slots, second, k))
         if outs > TWO:
-            third = links[outputs + TWO]
-            ended = max(ended, slots[_slot(edges, third, k - edges[third + at.DEPTH])])
+            third = stages[s + at.OUT_3]
+            ended = max(ended, _room(edges, slots, third, k))
             _fill(edges, slots, third, k, ended)
         _fill(edges, slots, second, k, ended)
     _fill(edges, slots, first, k, ended)
-    if quick:
-        _return_one(edges, slots, here, k, begun)
-    else:
-        _return(edges, slots, table, here, k, begun, ended)
-    if two_in and quick:
-        _return_one(edges, slots, there, k, begun)
-    elif two_in:
+    _return(edges, slots, table, here, k, begun, ended)
+    if two_in:
         _return(edges, slots, table, there, k, begun, ended)
     stages[s + at.BLOCKED] += ended - done
     stages[s + at.FREE] = ended
@@ -148,14 +188,11 @@ def _plain(stages: Words, edges: Words, slots: Words, links: Words, table: Words
     begun = stages[s + at.FREE]
     for i in range(first_in, last_in):
         begun = max(begun, _there(edges, slots, table, links[i], k))
-    phase = stages[s + at.SERVICE_PHASE]
-    done = begun + table[stages[s + at.SERVICE] + phase]
-    phase += stages[s + at.SERVICE_STRIDE]
-    stages[s + at.SERVICE_PHASE] = ZERO if phase == stages[s + at.SERVICE_PERIOD] else phase
+    done = begun + serve(stages, table, s)
     ended = done
     for i in range(first_out, last_out):
         e = links[i]
-        ended = max(ended, slots[_slot(edges, e, k - edges[e + at.DEPTH])])
+        ended = max(ended, _room(edges, slots, e, k))
     stages[s + at.BLOCKED] += ended - done
     for i in range(first_in, last_in):
         _return(edges, slots, table, links[i], k, begun, ended)
@@ -242,10 +279,10 @@ def replay(
                 if kind & at.LINE:
                     _run_of_lines(words, words, words, table, starts, ends, s, np.uint64(lengths[x]))
                     continue
-                if kind & at.QUICK:
-                    begun = _few(words, words, words, words, table, s, True)
+                if kind & at.HANDS:
+                    begun = _hands(words, words, words, table, s)
                 elif kind & at.FEW:
-                    begun = _few(words, words, words, words, table, s, False)
+                    begun = _few(words, words, words, table, s)
                 elif kind & at.PLAIN:
                     begun = _plain(words, words, words, words, table, s)
                 else:

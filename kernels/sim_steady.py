@@ -49,7 +49,7 @@ def _ports_alike(words: Words, bounds: Words, then: Words) -> bool:
 def alike(words: Words, bounds: Words, then: Words) -> bool:
     """Whether the state is the state `then`, all times moved on; the counts are known to have."""
     for s in range(ZERO, bounds[EDGES], at.STAGE_WORDS):
-        if words[s + at.SERVICE_PHASE] != then[s + at.SERVICE_PHASE]:
+        if words[s + at.SERVICE_AT] != then[s + at.SERVICE_AT]:
             return False
     for e in range(bounds[EDGES], bounds[PORTS], at.EDGE_WORDS):
         src, dst = words[e + at.SRC] * at.STAGE_WORDS, words[e + at.DST] * at.STAGE_WORDS

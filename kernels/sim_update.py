@@ -71,6 +71,13 @@ def _room(
 
 
 @inlined
+def _service(stages: Words, table: Words, s: Word, k: Word) -> Word:
+    """The service time of firing `k`."""
+    first = stages[s + at.SERVICE]
+    return table[first + (k * stages[s + at.SERVICE_STRIDE]) % (stages[s + at.SERVICE_END] - first)]
+
+
+@inlined
 def _compute(
     stages: Words,
     edges: Words,
@@ -102,9 +109,7 @@ def _compute(
         room = max(room, _room(stages, edges, tokens, looks, starts, ends, links[i], k))
     if bbs:
         begun = max(begun, room)
-    stride = stages[s + at.SERVICE_STRIDE]
-    phase = (k * stride) % stages[s + at.SERVICE_PERIOD]
-    ended = max(begun + table[stages[s + at.SERVICE] + phase], room)
+    ended = max(begun + _service(stages, table, s, k), room)
     start_moved, end_moved = begun != starts[first + k], ended != ends[first + k]
     starts[first + k], ends[first + k] = begun, ended
     if end_moved:
@@ -170,8 +175,7 @@ def update(
     for k in range(stages[src + at.FIRINGS]):
         room = _room(stages, edges, tokens, looks, starts, ends, changed, k)
         begun = starts[first + k]
-        phase = (k * stages[src + at.SERVICE_STRIDE]) % stages[src + at.SERVICE_PERIOD]
-        waits = ends[first + k] > begun + table[stages[src + at.SERVICE] + phase] or stages[src + at.KIND] & at.BBS
+        waits = ends[first + k] > begun + _service(stages, table, src, k) or stages[src + at.KIND] & at.BBS
         if waits or room > ends[first + k]:
             _mark(marks, places, first + k)
     done, outcome = ZERO, UPDATED

@@ -64,7 +64,12 @@ FAULTS = {
         "if left > stages[row + at.AT_WORK]:",
         "if True:",
     ),
-    "a port is free a cycle early": ("sim_moves", "ports", "cycle + service)", "cycle + service - ONE)"),
+    "a port is free a cycle early": (
+        "sim_moves",
+        "ports",
+        "cycle + table[stages[s + at.SERVICE_AT]])",
+        "cycle + table[stages[s + at.SERVICE_AT]] - ONE)",
+    ),
     "waiting counts a cycle more": (
         "sim_moves",
         "dag",
@@ -92,20 +97,26 @@ FAULTS = {
     "stages in line do not wait for room": (
         "sim_replay",
         "chain",
-        "ended = max(done, slots[base + ((k - edges[i + at.DEPTH]) & mask)])",
+        "ended = max(done, slots[base + ((k - edges[e + at.DEPTH]) & mask)])",
         "ended = done",
     ),
     "a join gives one slot back too early": (
         "sim_replay",
         PLAIN,
-        "slots[base + (k & mask)] = cycle + ONE\n    edges[e + at.RELEASED]",
-        "slots[base + (k & mask)] = cycle\n    edges[e + at.RELEASED]",
+        "slots[there] = begun + ONE",
+        "slots[there] = begun",
     ),
     "a fork waits for one output alone": (
         "sim_replay",
         PLAIN,
-        "        ended = max(ended, slots[_slot(edges, second, k - edges[second + at.DEPTH])])\n",
+        "        ended = max(ended, _room(edges, slots, second, k))\n",
         "",
+    ),
+    "a token handed on does not fill its FIFO": (
+        "sim_replay",
+        PLAIN,
+        "edges[e + at.PEAK] = peak + ONE\n\n\n@inlined\ndef _hand_on",
+        "edges[e + at.PEAK] = peak\n\n\n@inlined\ndef _hand_on",
     ),
     "an order looks at no depths": (
         "sim_order",
