@@ -69,11 +69,13 @@ class Layout:
     busy: list[int]
     longest: int
 
-    def state(self, depths: Sequence[int] | npt.NDArray[np.int64], history: bool, together: bool = True) -> State:
+    def state(
+        self, depths: Sequence[int] | npt.NDArray[np.int64], history: bool, together: bool = True, skewed: int = 0
+    ) -> State:
         """State for a run with these depths, in edge order; with room for the times of all firings if `history`.
 
         The times lie stage by stage, or with `together`, where the stages fire about equally often, tile by tile: a
-        run then writes to few places at a time.
+        run then writes to few places at a time. With `skewed`, in rows of so many: tile t - s of stage s in row t.
 
         Raises:
             InputError: too many slots or firings to be kept in memory.
@@ -91,7 +93,7 @@ class Layout:
         ports = words[bounds[1] : bounds[2]].reshape(self.ports.shape)
         edges[:, at.DEPTH], edges[:, at.MASK] = depth, sizes - np.uint64(1)
         edges[:, at.SLOTS] = np.cumsum(sizes) - sizes
-        firings = self._place_history(stages, together) if history else 0
+        firings = self._place_history(stages, together, skewed) if history else 0
         if firings > MOST_TIMES:
             allowed = f"at most {MOST_TIMES} with the times of all"
             raise InputError("tiles", f"{firings} firings in all", allowed, "simulate without history")
@@ -100,9 +102,12 @@ class Layout:
         flags = np.ones(len(stages), np.uint8)
         return State(words, stages, edges, ports, words[bounds[-1] :], starts, ends, flags)
 
-    def _place_history(self, stages: Words, together: bool) -> int:
+    def _place_history(self, stages: Words, together: bool, skewed: int) -> int:
         """Tell the stages where their times go; the words that these take."""
         firings = self.stages[:, at.FIRINGS]
+        if skewed:
+            stages[:, at.HISTORY], stages[:, at.HISTORY_STRIDE] = np.arange(len(stages)) * (skewed + 1), skewed
+            return (int(firings[0]) + len(stages) - 1) * skewed
         if together and int(firings.max()) * len(stages) <= 2 * int(firings.sum()):
             stages[:, at.HISTORY], stages[:, at.HISTORY_STRIDE] = np.arange(len(stages)), len(stages)
             return int(firings.max()) * len(stages)

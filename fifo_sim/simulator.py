@@ -28,6 +28,7 @@ from fifo_sim.ledger import result_of
 from fifo_sim.pipeline import Pipeline
 from fifo_sim.program import LONGEST, MOST_PARTS, Program, find_program
 from fifo_sim.result import SimResult
+from fifo_sim.wavefront import run_wavefront, wavefront_for
 from vit.errors import InputError
 
 
@@ -45,6 +46,11 @@ def simulate(pipeline: Pipeline | Mapping[str, Any], history: bool = True) -> Si
     if not isinstance(pipeline, Pipeline):
         pipeline = Pipeline.from_dict(pipeline)
     layout = layout_of(pipeline)
+    wave = wavefront_for(pipeline, layout, history)
+    if wave is not None:
+        state = layout.state(pipeline.depths, history, skewed=wave.width)
+        run_wavefront(wave, state)
+        return result_of(pipeline, layout, state)
     state = layout.state(pipeline.depths, history)
     program = program_for(pipeline, state)
     if program is None:

@@ -17,7 +17,7 @@ VECTOR_BITS = 256
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
-class _Lanes:
+class Lanes:
     """Vectors of one element type, and what is done with them."""
 
     def __init__(self, builder: Any, element: ir.IntType) -> None:
@@ -82,7 +82,7 @@ def _quick(inputs: int, outputs: int) -> Any:
                 context.make_array(signature.args[i])(context, builder, values[i]).data for i in range(4)
             )
             service, lanes = values[4:]
-            vector = _Lanes(builder, context.get_value_type(signature.args[1].dtype))
+            vector = Lanes(builder, context.get_value_type(signature.args[1].dtype))
 
             def word(number: int) -> Any:
                 return builder.load(builder.gep(where, [_I64(number)], source_etype=_I64), typ=_I64)
@@ -140,7 +140,7 @@ def _wait_for_room(
         arrays = [context.make_array(signature.args[i])(context, builder, values[i]).data for i in range(3)]
         times, slots, shifts = arrays
         base, shift, now, mask, lanes = values[3:]
-        vector = _Lanes(builder, context.get_value_type(signature.args[1].dtype))
+        vector = Lanes(builder, context.get_value_type(signature.args[1].dtype))
         now, mask = vector.splat(now, vector.numbers), vector.splat(mask, vector.numbers)
         with cgutils.for_range_slice(builder, _I64(0), lanes, _I64(vector.count), _I64) as (lane, _):
             room = vector.looked_up(slots, base, shifts, builder.add(shift, lane), now, mask)

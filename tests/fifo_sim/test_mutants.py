@@ -15,10 +15,13 @@ import pytest
 
 import kernels
 from fifo_sim import Edge, Pipeline, Resource, Stage, simulate
+from fifo_sim.wavefront import FEWEST_STAGES, TILES_A_STAGE
 from tests.fifo_sim.random_pipelines import KINDS, random_pipeline
 from tests.fifo_sim.reference import step_through
+from tests.fifo_sim.test_wavefront import random_chain
 
-FAMILY = ("sim_moves", "sim_steady", "sim_order", "sim_walk", "sim_replay")
+FAMILY = ("sim_moves", "sim_steady", "sim_order", "sim_walk", "sim_replay", "sim_wavefront")
+WAVE = "wave"  # chains that are run along their wavefront
 PLAIN = "plain"  # residual blocks without any extras, which the quick way of the simulator takes as they are
 FOUND = ("cycles", "deadlock", "horizon", "starts", "ends", "max_occupancy", "stalls")
 TRIES = 60  # pipelines of each kind that a fault may hide from
@@ -118,6 +121,31 @@ FAULTS = {
         "edges[e + at.PEAK] = peak + ONE\n\n\n@inlined\ndef _hand_on",
         "edges[e + at.PEAK] = peak\n\n\n@inlined\ndef _hand_on",
     ),
+    "a wavefront's stages do not wait for themselves": (
+        "sim_wavefront",
+        WAVE,
+        "begun = max(free[s], arrivals[s])",
+        "begun = arrivals[s]",
+    ),
+    "a wavefront's stages do not wait for room": (
+        "sim_wavefront",
+        WAVE,
+        "ended = max(done, ring[((where[ROOMS] - np.uint64(apart[s])) & mask) + s + ONE])",
+        "ended = done",
+    ),
+    "a wavefront's slots come back at once": ("sim_wavefront", WAVE, "+ s] = begun + 1", "+ s] = begun"),
+    "a wavefront's FIFOs fill a token later": (
+        "sim_wavefront",
+        WAVE,
+        "> free[s] + 1:",
+        "> free[s] + 2:",
+    ),
+    "a wavefront keeps a row too few": (
+        "sim_wavefront",
+        WAVE,
+        "(t * row) & mask, (t + ONE) * row",
+        "(t * row) & mask, t * row",
+    ),
     "an order looks at no depths": (
         "sim_order",
         "residual",
@@ -151,13 +179,16 @@ def kernels_with(monkeypatch):
             module = ModuleType(f"kernels.{name}")
             monkeypatch.setitem(sys.modules, module.__name__, module)
             exec(compile(source, str(path), "exec"), module.__dict__)
+        module._all_stages = lambda *arguments: module._stages(*arguments[:10], 0, arguments[0].size)
 
     return install
 
 
 def pipeline_of(kind: str, seed: int) -> Pipeline:
-    """A pipeline of one of KINDS, or PLAIN."""
+    """A pipeline of one of KINDS, or PLAIN, or WAVE."""
     rng = Random(f"{kind} {seed}")
+    if kind == WAVE:
+        return random_chain(rng, FEWEST_STAGES, TILES_A_STAGE * FEWEST_STAGES)
     if kind != PLAIN:
         return Pipeline.from_dict(random_pipeline(rng, kind, tiles=6))
     made = random_pipeline(rng, "residual", tiles=30)
@@ -182,7 +213,7 @@ def first_difference(kind: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("kind", [*KINDS, PLAIN])
+@pytest.mark.parametrize("kind", [*KINDS, PLAIN, WAVE])
 def test_without_a_fault_nothing_differs(kind, kernels_with):
     kernels_with()
     assert first_difference(kind) is None
