@@ -1,8 +1,8 @@
 """Softmax attention of the packed engine on whole numbers: all tokens of an image to all its tokens, head by head.
 
 Queries, keys and values are rounded to whole numbers, their products summed exactly in int32; the softmax is that of
-kernels.nonlinear; probabilities are rounded to whole numbers again. The paths are those of kernels.gemm, here with
-16-bit products only, which are exact for every 8-bit code.
+kernels.nonlinear; probabilities are rounded to whole numbers again, or to powers of two. The paths are those of
+kernels.gemm, here with 16-bit products only, which are exact for every 8-bit code.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from kernels import x86
 from kernels.nonlinear import exp_negative, wide_sum
-from kernels.pot import round_clip
+from kernels.pot import nearest_power, round_clip
 
 F32 = NDArray[np.float32]
 
 
 def attention(
-    qkv: F32, heads: int, width: int, scales: F32, low: int, high: int, top: int, path: str
+    qkv: F32, heads: int, width: int, scales: F32, low: int, high: int, top: int, path: str, log2: bool = False
 ) -> NDArray[np.float32]:
     """Context (images, tokens, heads * width) of queries, keys and values (images, tokens, 3 * heads * width).
 
@@ -30,12 +30,13 @@ def attention(
         low, high: their range, within int8.
         top: the whole number that stands for probability 1.
         path: one of kernels.gemm.PATHS.
+        log2: round probabilities to 0 and the powers of two up to `top`, itself one below 2^15.
     """
     wide = scales.astype(np.float64)
     score_scale = np.float32(wide[0] * wide[1] * width**-0.5)
     out = np.empty((*qkv.shape[:2], heads * width), np.float32)
     kernel: Any = _portable if path == "portable" else _tiled
-    kernel(qkv, heads, width, scales, low, high, top, score_scale, scales[2] / np.float32(top), out)
+    kernel(qkv, heads, width, scales, low, high, top, log2, score_scale, scales[2] / np.float32(top), out)
     return out
 
 
@@ -52,7 +53,7 @@ def _codes(qkv, scales, low, high, codes):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _probabilities(products, factor, top, powers, out):  # type: ignore[no-untyped-def]
+def _probabilities(products, factor, top, log2, powers, out):  # type: ignore[no-untyped-def]
     """out = the whole numbers of the softmax of one row of products, float32(products) * factor."""
     highest = np.float32(top)
     count = powers.size
@@ -64,12 +65,16 @@ def _probabilities(products, factor, top, powers, out):  # type: ignore[no-untyp
     for j in range(count):
         powers[j] = exp_negative(powers[j] - largest)
     inverse = np.float32(1.0 / wide_sum(powers))
-    for j in range(count):
-        out[j] = np.int32(round_clip(powers[j] * inverse * highest, np.float32(0), highest))
+    if log2:
+        for j in range(count):
+            out[j] = np.int32(nearest_power(powers[j] * inverse * highest, highest))
+    else:
+        for j in range(count):
+            out[j] = np.int32(round_clip(powers[j] * inverse * highest, np.float32(0), highest))
 
 
 @njit(cache=True, nogil=True)
-def _portable(qkv, heads, width, scales, low, high, top, score_scale, context_scale, out):  # type: ignore[no-untyped-def]
+def _portable(qkv, heads, width, scales, low, high, top, log2, score_scale, context_scale, out):  # type: ignore[no-untyped-def]
     images, tokens, _ = qkv.shape
     codes = np.empty((3, tokens, heads * width), np.int16)
     products, probabilities = np.empty(tokens, np.int32), np.empty(tokens, np.int16)
@@ -85,7 +90,7 @@ def _portable(qkv, heads, width, scales, low, high, top, score_scale, context_sc
                     for c in range(width):
                         product += np.int32(query[c]) * np.int32(key[c])
                     products[j] = product
-                _probabilities(products, score_scale, top, powers, probabilities)
+                _probabilities(products, score_scale, top, log2, powers, probabilities)
                 sums[:] = 0
                 for j in range(tokens):
                     value, probability = codes[2, j, at], np.int32(probabilities[j])
@@ -111,7 +116,7 @@ def _product(a, tiles, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _tiled(qkv, heads, width, scales, low, high, top, score_scale, context_scale, out):  # type: ignore[no-untyped-def]
+def _tiled(qkv, heads, width, scales, low, high, top, log2, score_scale, context_scale, out):  # type: ignore[no-untyped-def]
     images, tokens, _ = qkv.shape
     codes = np.empty((3, tokens, heads * width), np.int16)
     token_pairs, width_pairs = (tokens + 1) // 2, (width + 1) // 2
@@ -140,7 +145,7 @@ def _tiled(qkv, heads, width, scales, low, high, top, score_scale, context_scale
                         values[first // 16, pair, c, half] = codes[2, j, at + first + c]
             _product(queries, keys, products)
             for i in range(tokens):
-                _probabilities(products[i], score_scale, top, powers, probabilities[i])
+                _probabilities(products[i], score_scale, top, log2, powers, probabilities[i])
             _product(probabilities, values, sums)
             for i in range(tokens):
                 for c in range(width):

@@ -46,7 +46,8 @@ def convert(model: nn.Module, mean: Sequence[float] | None = None, std: Sequence
         if isinstance(module, nn.LayerNorm):
             tensors[f"{name}.weight"], tensors[f"{name}.bias"] = _half(name, module.weight), _half(name, module.bias)
     tensors.update(_embeddings(model))
-    activations = model.quant_config.activations  # type: ignore[union-attr]
+    quant: Any = model.quant_config
+    activations = quant.activations
     if activations != FLOAT:
         inputs = [modules[name].input_quant for name in names if modules[name].weight_scheme != FLOAT]
         tensors["input_scales"] = np.array([float(quant.scale()) for quant in inputs], np.float32)
@@ -57,6 +58,7 @@ def convert(model: nn.Module, mean: Sequence[float] | None = None, std: Sequence
     metadata = {
         "config": plain,
         "activations": activations,
+        "probabilities": quant.probabilities,
         "schemes": {name: modules[name].weight_scheme for name in names},
         "eps": modules["norm"].eps,
         "mean": [float(value) for value in (mean if mean is not None else [0.0] * config.in_channels)],

@@ -15,6 +15,7 @@ from kernels import gemm, nonlinear
 from kernels.attention import attention
 from kernels.pot import BELOW_HALF
 from kernels.split import pieces, run
+from quant.config import LOG2
 from quant.level_sets import activation_range, bits_of, level_set
 from vit.errors import InputError, require_choice, require_int
 
@@ -145,8 +146,8 @@ class Engine:
             context = _float_attention(qkv, heads, width)
         else:
             low, high = activation_range(self.model.activations, False)
-            top = 2 ** bits_of(self.model.activations) - 1
-            context = attention(qkv, heads, width, self.model.attention_scales[i], low, high, top, self.path)
+            top, log2 = self.model.probability_top, self.model.probabilities == LOG2
+            context = attention(qkv, heads, width, self.model.attention_scales[i], low, high, top, self.path, log2)
         return self._rows(f"blocks.{i}.attn.proj", context)
 
     def _pool(self, tokens: F32) -> F32:

@@ -17,9 +17,11 @@ _POWERS = 128  # 2^0 to 2^-127: exp is 0 below EXP_LOWEST, which is above -127 l
 
 
 def definitions() -> list[FunctionProto]:
-    """Codes(x, scale, low, high, zero), LayerNorm(x, weight, bias, eps), Softmax(x) and Gelu(x), in DOMAIN."""
+    """Codes(x, scale, low, high, zero), Power(x, midpoints, powers), LayerNorm(x, weight, bias, eps), Softmax(x) and
+    Gelu(x), in DOMAIN."""
     return [
         _function("Codes (x, scale, low, high, zero) => (codes)", _CODES),
+        _function("Power (x, midpoints, powers) => (y)", _POWER),
         _function("LayerNorm (x, weight, bias, eps) => (y)", _LAYER_NORM),
         _function("Softmax (x) => (y)", _softmax()),
         _function("Gelu (x) => (y)", _gelu()),
@@ -38,6 +40,16 @@ _CODES = f"""
     level = Clip (signed, low, high)
     moved = Add (level, zero)
     codes = Cast <to = 2> (moved)
+"""
+
+# The power of as many as there are midpoints that x has reached.
+_POWER = """
+    last = Constant <value = int64[1] {-1}> ()
+    column = Unsqueeze (x, last)
+    reached = GreaterOrEqual (column, midpoints)
+    ones = Cast <to = 7> (reached)
+    index = ReduceSum <keepdims = 0> (ones, last)
+    y = Gather (powers, index)
 """
 
 _LAYER_NORM = """

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from quant.level_sets import activation_range, bits_of
+from quant.config import LOG2
+from quant.level_sets import activation_range
 from quant.onnx_builder import Builder
 from quant.onnx_functions import DOMAIN, definitions
 from quant.packed import PackedLayer, PackedModel
@@ -66,14 +67,16 @@ class _IntegerBuilder(Builder):
             self._codes(x, f"{name}.{part}.scale", scale, low, high, _MIDDLE)
             for x, part, scale in zip((q, k, v), ("query", "key", "value"), scales[i], strict=True)
         )
-        wide, top = scales[i].astype(np.float64), 2 ** bits_of(self.packed.activations) - 1
+        wide, top = scales[i].astype(np.float64), self.packed.probability_top
         score_scale = np.float32(wide[0] * wide[1] * width**-0.5)
         scores = self._scaled(self._whole_product(q, k, _MIDDLE, _MIDDLE), f"{name}.scores", score_scale)
         probabilities = self.op("Mul", self.softmax(scores), self.constant("top", np.float32(top)))
-        codes = self._codes(probabilities, "one", np.float32(1), 0, top, 0)
-        return self._scaled(
-            self._whole_product(codes, v, 0, _MIDDLE), f"{name}.context", scales[i][2] / np.float32(top)
-        )
+        if self.packed.probabilities == LOG2:
+            sums = self.product(self._power(probabilities, top), self._centred(v, _MIDDLE))
+        else:
+            codes = self._codes(probabilities, "one", np.float32(1), 0, top, 0)
+            sums = self._whole_product(codes, v, 0, _MIDDLE)
+        return self._scaled(sums, f"{name}.context", scales[i][2] / np.float32(top))
 
     def norm(self, name: str, x: str) -> str:
         weight, bias = self.packed.norms[name]
@@ -102,9 +105,7 @@ class _IntegerBuilder(Builder):
         zero, largest = 0 if layer.unsigned else _MIDDLE, int(np.abs(layer.levels).max(initial=1))
         codes = self._codes(x, f"{layer.name}.input_scale", np.float32(layer.input_scale), low, high, zero)
         if largest > _MIDDLE or max(-low, high) * largest * layer.levels.shape[1] >= _LARGEST_SUM:
-            whole = self.op(
-                "Sub", self._cast(codes, TensorProto.FLOAT), self.constant(f"whole_{zero}", np.float32(zero))
-            )
+            whole = self._centred(codes, zero)
             return self.product(whole, self.constant(f"{layer.name}.levels", _smallest(layer.levels.T)))
         levels = self.constant(f"{layer.name}.levels", (layer.levels.T + _MIDDLE).astype(np.uint8))
         return self._whole_product(codes, levels, zero, _MIDDLE)
@@ -113,6 +114,16 @@ class _IntegerBuilder(Builder):
         """x / scale rounded to whole numbers from low to high, as uint8 with `zero` for 0."""
         bounds = [self.constant(f"whole_{value}", np.float32(value)) for value in (low, high, zero)]
         return self.op("Codes", x, self.constant(name, scale), *bounds, domain=DOMAIN)
+
+    def _power(self, x: str, top: int) -> str:
+        """The nearest of 0, 1, 2, 4 ... top, float32: the larger of two that are as near."""
+        powers = np.array([0, *(2**k for k in range(top.bit_length()))], np.float32)
+        midpoints = self.constant("power_midpoints", (powers[1:] + powers[:-1]) / 2)
+        return self.op("Power", x, midpoints, self.constant("powers", powers), domain=DOMAIN)
+
+    def _centred(self, codes: str, zero: int) -> str:
+        """The whole numbers of uint8 codes, float32."""
+        return self.op("Sub", self._cast(codes, TensorProto.FLOAT), self.constant(f"whole_{zero}", np.float32(zero)))
 
     def _whole_product(self, a: str, b: str, a_zero: int, b_zero: int) -> str:
         zeros = [self.constant(f"zero_{value}", np.uint8(value)) for value in (a_zero, b_zero)]

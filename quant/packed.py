@@ -13,7 +13,8 @@ and
     pos_embed.codes    int8     (tokens, dim)     pos_embed.scale  float32 (tokens,)
     input_scales       float32  one for each layer with codes, in the order of the layers
     attention_scales   float32  (blocks, 3): queries, keys, values
-The metadata hold config, activations, the scheme of each layer, eps of the norms, and mean and std of the pixels.
+The metadata hold config, activations, probabilities (uniform where a file does not say), the scheme of each layer, eps
+of the norms, and mean and std of the pixels.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.codec import code_levels
-from quant.config import ACTIVATIONS, FLOAT
-from quant.level_sets import SCHEMES, bits_of, level_set
+from quant.config import ACTIVATIONS, FLOAT, LOG2, PROBABILITIES, UNIFORM
+from quant.level_sets import SCHEMES, bits_of, level_set, probability_top
 from quant.packing import pack_codes, unpack_codes
 from quant.scales import from_bfloat16, to_bfloat16
 from vit.config import ViTConfig
@@ -144,6 +145,11 @@ class PackedModel:
 
         return Engine(self)
 
+    @property
+    def probability_top(self) -> int:
+        """The whole number that stands for an attention probability of 1; of use where activations are rounded."""
+        return probability_top(self.activations, self.probabilities == LOG2)
+
     def sparsity(self) -> dict[str, float]:
         """Fraction of weights that are exactly 0, by layer, and under "total" over all of them."""
         kept = {n: layer.weight if layer.codes is None else layer.codes for n, layer in self.layers.items()}
@@ -160,6 +166,9 @@ class PackedModel:
         try:
             self.config = ViTConfig.from_dict(meta["config"])
             self.activations = require_choice("activations", meta["activations"], ACTIVATIONS)
+            self.probabilities = require_choice("probabilities", meta.get("probabilities", UNIFORM), PROBABILITIES)
+            if self.activations == FLOAT:
+                require_choice("probabilities", self.probabilities, (UNIFORM,))
             self.eps = require_float("eps", meta["eps"], 0, 1, open_low=True)
             if self.config.depth > len(self.tensors):  # before anything is done once a block
                 raise InputError("depth", self.config.depth, f"at most its {len(self.tensors)} tensors")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from quant.config import LOG2
 from quant.conversion import convert
 from quant.level_sets import bits_of, level_set
 from quant.onnx_builder import Builder
@@ -65,7 +66,12 @@ class _QonnxBuilder(Builder):
         root = self.constant(f"{name}.scale", np.float32(self.config.head_width**-0.5))
         weights = self.softmax(self.op("Mul", self.product(q, k), root))
         if scales is not None:
-            weights = self._rounded(weights, "probability_scale", np.float32(1 / (2**bits - 1)), bits, signed=False)
+            top, name = self.packed.probability_top, "probability_scale"
+            unit = np.float32(1 / top)
+            if self.packed.probabilities == LOG2:
+                weights = self._power_of_two(weights, self.constant(name, unit), "probability", top)
+            else:
+                weights = self._rounded(weights, name, unit, bits, signed=False)
         return self.product(weights, v)
 
     def norm(self, name: str, x: str) -> str:
@@ -95,13 +101,15 @@ class _QonnxBuilder(Builder):
         values, tables = self.constant(f"{layer.name}.weight", rounded.T), level_set(layer.scheme)
         if not layer.scheme.startswith("pot"):
             return self._rounded(values, f"{layer.name}.scale", layer.scale, tables.high.bit_length() + 1)
-        powers = len(tables.magnitudes) - 1  # 2^0 and up; exponent 0 is the zero
-        exponent_bits = powers.bit_length()
-        numbers = {"exponent_bits": exponent_bits, "mantissa_bits": 0, "exponent_bias": 1, "largest": tables.high}
-        inputs = [self.constant(f"{layer.scheme}.{key}", np.float32(value)) for key, value in numbers.items()]
+        return self._power_of_two(values, self.constant(f"{layer.name}.scale", layer.scale), layer.scheme, tables.high)
+
+    def _power_of_two(self, x: str, scale: str, name: str, high: int) -> str:
+        """0, 1, 2, 4 ... high, times the scale, and their negatives."""
+        exponent_bits = high.bit_length().bit_length()  # of 2^0 and up; exponent 0 is the zero
+        numbers = {"exponent_bits": exponent_bits, "mantissa_bits": 0, "exponent_bias": 1, "largest": high}
+        inputs = [self.constant(f"{name}.{key}", np.float32(value)) for key, value in numbers.items()]
         options: dict[str, Any] = {"has_inf": 0, "has_nan": 0, "has_subnormal": 0, "saturation": 1}
-        scales = self.constant(f"{layer.name}.scale", layer.scale)
-        return self.op("FloatQuant", values, scales, *inputs, domain=DOMAIN, rounding_mode=_ROUNDING, **options)
+        return self.op("FloatQuant", x, scale, *inputs, domain=DOMAIN, rounding_mode=_ROUNDING, **options)
 
     def _rounded(self, x: str, name: str, scale: Any, bits: int, *, signed: bool = True) -> str:
         zero, width = self.constant("zero_point", np.float32(0)), self.constant(f"bits_{bits}", np.float32(bits))

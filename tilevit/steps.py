@@ -136,13 +136,14 @@ def qat(
     *,
     weights: str = "pot4",
     activations: str = "int8",
+    probabilities: str = "uniform",
     skip: list[str] | None = None,
     epochs: int | None = None,
     lr: float | None = None,
     recipe: RecipeTable | None = None,
 ) -> Result:
     """Quantisation-aware training, then the packed model of the integer engine, beside the checkpoint."""
-    config = QuantConfig(weights=weights, activations=activations, skip=tuple(skip or ()))
+    config = QuantConfig(weights=weights, activations=activations, probabilities=probabilities, skip=tuple(skip or ()))
     network = load_model(model, at.data, at.seed).network(quantised=False)
     layers = list(prunable_layers(network))
     for pattern in config.skip:

@@ -24,6 +24,12 @@ def nearest(scaled: np.ndarray, scheme: str) -> np.ndarray:
     return levels[order][np.abs(bounded[..., None] - levels[order]).argmin(-1)]
 
 
+def nearest_power(x: np.ndarray, exponents: int) -> np.ndarray:
+    """The nearest of 0 and 2^0 to 2^exponents to each float32 >= 0, int64; of two that are as near the larger."""
+    powers = np.array([*(2**k for k in range(exponents, -1, -1)), 0], np.float64)
+    return powers[np.abs(np.minimum(x.astype(np.float64), powers[0])[..., None] - powers).argmin(-1)].astype(np.int64)
+
+
 def fake_quantize_gradients(
     x: np.ndarray, log2_scale: float, grad: np.ndarray, scheme: str, low: float, high: float, values: int
 ) -> tuple[np.ndarray, float]:

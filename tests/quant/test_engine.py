@@ -18,7 +18,7 @@ from kernels.attention import attention
 from quant import convert, exact
 from quant.level_sets import level_set
 from tests.quant.models import images, prepared_model
-from tests.quant.reference import integer_matmul
+from tests.quant.reference import integer_matmul, nearest_power
 from vit.errors import InputError
 
 PATHS = gemm.supported()
@@ -76,19 +76,22 @@ def test_linear_is_one_multiplication_and_one_addition_after_the_sum(path: str, 
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("log2", [False, True])
 @pytest.mark.parametrize(("tokens", "width"), [(1, 1), (7, 5), (17, 8), (65, 32), (33, 17)])
-def test_attention_is_the_definition_step_by_step(path: str, tokens: int, width: int) -> None:
+def test_attention_is_the_definition_step_by_step(path: str, log2: bool, tokens: int, width: int) -> None:
     heads, count = 3, 2
     random = np.random.default_rng(0)
     qkv = random.normal(size=(count, tokens, 3 * heads * width)).astype(np.float32)
     scales = np.array([0.02, 0.03, 0.04], np.float32)
-    out = attention(qkv, heads, width, scales, -128, 127, 255, path)
+    top = 2**14 if log2 else 255
+    out = attention(qkv, heads, width, scales, -128, 127, top, path, log2)
     parts = qkv.reshape(count, tokens, 3, heads, width).transpose(2, 0, 3, 1, 4)
     q, k, v = (round_to(part / scale, -128, 127) for part, scale in zip(parts, scales, strict=True))
     factor = np.float32(np.float64(scales[0]) * np.float64(scales[1]) * width**-0.5)
     scores = (q @ k.transpose(0, 1, 3, 2)).astype(np.float32) * factor
     p = exact.softmax(torch.from_numpy(scores)).numpy()
-    context = (round_to(p * np.float32(255), 0, 255) @ v).astype(np.float32) * (scales[2] / np.float32(255))
+    whole = nearest_power(p * np.float32(top), 14) if log2 else round_to(p * np.float32(top), 0, top)
+    context = (whole @ v).astype(np.float32) * (scales[2] / np.float32(top))
     assert np.array_equal(out, context.transpose(0, 2, 1, 3).reshape(out.shape))
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numba import njit
 from scipy import special
 from torch.nn import functional as F
 
 from kernels import nonlinear
+from kernels.pot import nearest_power
 from quant import exact
+from tests.quant import reference
 
 
 def values(*shape: int, spread: float = 4.0) -> torch.Tensor:
@@ -78,3 +81,19 @@ def test_ties_go_away_from_zero(value: float) -> None:
 def test_product_is_exact_up_to_its_bound_and_beyond() -> None:
     a, b = torch.full((2, 300), 255.0), torch.full((300, 2), 1000.0)
     assert (exact.product(a, b, 255 * 1000 * 300) == 255 * 1000 * 300).all()
+
+
+def test_a_log2_probability_is_the_nearest_of_sixteen_values() -> None:
+    edges = np.array([0.5, *(1.5 * 2.0**k for k in range(15))], np.float32)
+    around = [edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, np.float32(1e9))]
+    every = np.arange(0, 0x46800001, 2**12, dtype=np.uint32).view(np.float32)  # 0 to 2^14 by the upper 20 bits
+    x = np.concatenate([*around, every, np.float32([2**14, 2**15, 1e-45])])
+    expected = reference.nearest_power(x, 14)
+    assert len(np.unique(expected)) == 16
+    assert np.array_equal(exact.nearest_power(torch.from_numpy(x), 2**14).numpy(), expected)
+    assert np.array_equal(power_of_each(x, np.float32(2**14)), expected)
+
+
+@njit
+def power_of_each(x, top):
+    return np.array([nearest_power(value, top) for value in x])

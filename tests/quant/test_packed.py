@@ -63,6 +63,8 @@ VARIANTS = {
     "int8 by int4": ({}, {"weights": "int8", "activations": "int4"}),
     "mixed": ({}, {"weights": {"blocks.*.mlp": "apot6", "*": "int4"}, "activations": "int6"}),
     "float stem and head": ({}, {"skip": ["stem", "head"]}),
+    "log2 probabilities": ({"pool": "mean"}, {"probabilities": "log2"}),
+    "log2 probabilities by int4": ({}, {"probabilities": "log2", "activations": "int4", "power_of_two_scales": True}),
     "weights alone": ({"pool": "seq"}, {"activations": "float"}),
     "one scale a layer": ({}, {"per_channel": False}),
     "power-of-two scales": ({"stem": "conv"}, {"power_of_two_scales": True}),
@@ -236,6 +238,15 @@ def test_metadata_that_lie_are_refused(tmp_path: Path, key: str, value, said: st
     refused(tmp_path / "x.safetensors", f"{key}: present", packed_model().tensors, metadata)
 
 
+def test_probabilities_are_checked_and_uniform_where_an_older_file_does_not_say(tmp_path: Path) -> None:
+    metadata = {**packed_model().metadata, "probabilities": "log4"}
+    refused(tmp_path / "x.safetensors", "probabilities", packed_model().tensors, metadata)
+    del metadata["probabilities"]
+    assert PackedModel(packed_model().tensors, metadata).probabilities == "uniform"
+    alone = convert(prepared_model(quant={"activations": "float"}))
+    refused(tmp_path / "x.safetensors", "probabilities", alone.tensors, {**alone.metadata, "probabilities": "log2"})
+
+
 def test_a_scheme_that_lies_about_its_codes_is_refused(tmp_path: Path) -> None:
     metadata = json.loads(json.dumps(packed_model().metadata))
     metadata["schemes"]["head"] = "apot6"
@@ -270,5 +281,5 @@ def test_a_damaged_file_is_refused_whatever_was_hit(tmp_path_factory, data) -> N
 
 
 def test_quant_config_travels_through_json() -> None:
-    config = QuantConfig(weights={"head": "int8", "*": "pot4"}, activations="int6", skip=["stem"])
+    config = QuantConfig(weights={"head": "int8", "*": "pot4"}, activations="int6", skip=["stem"], probabilities="log2")
     assert QuantConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

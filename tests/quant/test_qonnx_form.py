@@ -19,6 +19,7 @@ from vit.errors import InputError
 pytestmark = pytest.mark.filterwarnings("ignore:pot6")
 DOMAIN = "qonnx.custom_op.general"
 CHOSEN = ["plain", "conv stem, SeqPool", "mean pooling", "apot6", "mixed", "float stem and head", "weights alone"]
+CHOSEN += ["log2 probabilities"]
 
 
 def away(x: np.ndarray) -> np.ndarray:

@@ -208,6 +208,11 @@ def test_qat_refuses_to_skip_a_layer_that_is_not_there(refused, model, tmp_path)
     assert "did you mean 'blocks.0.mlp.fc1'" in line
 
 
+def test_qat_refuses_a_rounding_of_probabilities_that_it_has_not(refused, model, tmp_path):
+    line = refused("qat", model, "--probabilities", "log4", "--out", str(tmp_path / "out"))
+    assert "probabilities = 'log4'" in line
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [

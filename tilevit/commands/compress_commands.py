@@ -95,6 +95,9 @@ def qat(
     data: Data = "digits",
     weights: Annotated[str, typer.Option(help="pot4, pot6, apot4, apot6, int4, int6 or int8.")] = "pot4",
     activations: Annotated[str, typer.Option(help="int8, int6 or int4.")] = "int8",
+    probabilities: Annotated[
+        str, typer.Option(help="Of attention: uniform, or log2 (0 and powers of two, 16 codes).")
+    ] = "uniform",
     skip: Annotated[
         list[str] | None, typer.Option(help="Layer to leave in float, such as head; may be repeated.")
     ] = None,
@@ -112,8 +115,18 @@ def qat(
     from tilevit import steps
 
     at = working_in(out, data, val_fraction, seed, device, fresh, "qat")
-    given = {"weights": weights, "activations": activations, "skip": skip, "epochs": epochs, "lr": lr}
-    tell("Quantised", with_stats(steps.qat(at, model, **given, recipe=recipe), at), json)  # type: ignore[arg-type]
+    result = steps.qat(
+        at,
+        model,
+        weights=weights,
+        activations=activations,
+        probabilities=probabilities,
+        skip=skip,
+        epochs=epochs,
+        lr=lr,
+        recipe=recipe,
+    )
+    tell("Quantised", with_stats(result, at), json)
 
 
 def ptq(
