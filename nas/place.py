@@ -14,6 +14,10 @@ from optuna.trial import TrialState
 WORKER = "worker"  # user attribute of a trial: who runs it
 
 
+class Overtaken(Exception):
+    """This worker was held up so long that the others took it for dead, and its turn for theirs."""
+
+
 class Place(ABC):
     """A storage of Optuna, with what it lacks: turns, and a sign of life that a worker's death takes away."""
 
@@ -23,7 +27,11 @@ class Place(ABC):
 
     @abstractmethod
     def turn(self) -> AbstractContextManager[None]:
-        """Hold the right to start and to give up trials: workers take turns, so each sees what others have begun."""
+        """Hold the right to start and to give up trials: workers take turns, so each sees what others have begun.
+
+        Raises:
+            Overtaken: on leaving it, if the turn ended before.
+        """
 
     @abstractmethod
     def sign_of_life(self, worker: str) -> AbstractContextManager[None]:

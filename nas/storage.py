@@ -14,7 +14,7 @@ STUDY = "search"  # the one in each place
 
 
 def open_place(storage: str | Path | None) -> Place:
-    """A journal file (made if absent), PostgreSQL for postgresql://USER@HOST/DATABASE, or None for memory.
+    """A journal file (made if absent), PostgreSQL for postgresql://…, Optuna's proxy for grpc://…, None for memory.
 
     Raises:
         InputError: neither, or it cannot be used.
@@ -25,8 +25,13 @@ def open_place(storage: str | Path | None) -> Place:
         from nas.postgres import PostgreSQL
 
         return PostgreSQL(storage)
+    if isinstance(storage, str) and storage.startswith("grpc://"):
+        from nas.grpc_proxy import GrpcProxy
+
+        return GrpcProxy(storage)
     if not isinstance(storage, (str, Path)) or is_url(storage):
-        raise InputError("storage", storage, "the path of a journal file, or postgresql://USER@HOST/DATABASE")
+        allowed = "the path of a journal file, postgresql://USER@HOST/DATABASE or grpc://HOST:PORT"
+        raise InputError("storage", storage, allowed)
     from nas.journal import JournalFile
 
     return JournalFile(Path(storage))

@@ -71,7 +71,8 @@ def search(
         objectives: out of accuracy (maximised), params, macs, cycles, sram_kib, energy_pj, bytes (minimised).
         constraints: bounds on costs, such as "cycles <= 20000".
         trials: trials the study shall have; those that `stopping` ended early count, as pruned ones without values.
-        storage: the path of a journal file (made if absent), postgresql://USER@HOST/DATABASE, or None for memory.
+        storage: the path of a journal file (made if absent), postgresql://USER@HOST/DATABASE, grpc://HOST:PORT of
+            Optuna's proxy, or None for memory.
         seed: of the sampler and of every training.
         recipe: how a candidate is trained; None is Recipe.for_data(data.name, epochs=8, seed=seed). Left out with a
             supernet.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from nas.pareto import ended
-from nas.place import WORKER, Place
+from nas.place import WORKER, Overtaken, Place
 from nas.stopping import Stopper
 from nas.task import Task
 from nas.trial import Progress, run_trial
@@ -30,13 +32,15 @@ def work(
     progress: Callable[[Progress], None] | None,
 ) -> None:
     """Run trials, as one worker among others perhaps, until `trials` have ended."""
-    with place.working() as worker:
-        while len(ended(study)) < trials:
-            trial = next_trial(study, task, place, worker, trials)
-            if trial is not None:
-                run_trial(study, task, trial, trials, stopping, progress)
-            elif len(ended(study)) < trials:  # the last are in the hands of others; should one die, its trial is ours
-                time.sleep(POLL_SECONDS)
+    while len(ended(study)) < trials:
+        # a worker that was taken for dead gives up its trial, which others have by now, and goes on as a new one
+        with suppress(Overtaken, UpdateFinishedTrialError), place.working() as worker:
+            while len(ended(study)) < trials:
+                trial = next_trial(study, task, place, worker, trials)
+                if trial is not None:
+                    run_trial(study, task, trial, trials, stopping, progress)
+                elif len(ended(study)) < trials:  # the last are with others; should one die, its trial is ours
+                    time.sleep(POLL_SECONDS)
 
 
 def next_trial(study: Study, task: Task, place: Place, worker: str, trials: int) -> optuna.Trial | None:

@@ -52,7 +52,8 @@ def search(
     storage: Annotated[
         str | None,
         typer.Option(
-            help="postgresql://USER@HOST/DATABASE, which several machines may share; default: a journal in the folder."
+            help="postgresql://USER@HOST/DATABASE or grpc://HOST:PORT, which several machines may share; "
+            "default: a journal in the folder."
         ),
     ] = None,
     dask: Annotated[
