@@ -19,6 +19,9 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 inlined = njit(forceinline=True, **_OPTIONS)
 
+# As they are when the process begins: were a file changed later, what it compiles must not pass for the file's.
+_SOURCES = {source.name: source.read_bytes() for source in sorted(Path(__file__).parent.glob("*.py"))}
+
 
 def entry(signature: str, family: str) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function for one signature; it may call `inlined` functions from the files `family`*.py beside this.
@@ -40,5 +43,5 @@ def entry(signature: str, family: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 def _digest(family: str) -> str:
-    sources = sorted(Path(__file__).parent.glob(f"{family}*.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    sources = [source for name, source in _SOURCES.items() if name.startswith(family)]
+    return hashlib.sha256(b"".join(sources)).hexdigest()
