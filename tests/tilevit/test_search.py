@@ -11,6 +11,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
+import nas
 from nas import Progress
 from tilevit.cli import _exit_code
 from tilevit.commands.search_view import front_table, live_front
@@ -119,17 +120,20 @@ def test_stopped_candidates_are_counted_apart(searched) -> None:
     assert result["epochs"] <= 8
 
 
-def test_candidates_may_be_parts_of_a_supernet(searched, tmp_path) -> None:
-    first = searched("--trials", "3", "--supernet", "2")
+def test_candidates_may_be_parts_of_a_supernet(searched, tmp_path, monkeypatch) -> None:
+    for name in ("plot_front", "plot_hypervolume", "plot_importances", "plot_parallel"):
+        monkeypatch.setattr(nas, name, lambda *_: None)
+    flags = ["--objectives", "accuracy,params", "--supernet", "2"]
+    first = searched("--trials", "3", *flags)
     assert (first["trials"], first["epochs"], first["accuracy_from"]) == (3, 0, "supernet")
     state = tmp_path / "out" / "supernet_state.safetensors"
     trained = state.stat().st_mtime_ns
-    more = searched("--trials", "5", "--supernet", "2")
+    more = searched("--trials", "5", *flags)
     assert more["trials"] == 5
     assert state.stat().st_mtime_ns == trained  # once for all
-    assert "another recipe: delete it first" in searched("--trials", "5", "--supernet", "3")
-    assert "supernet is {" in searched("--trials", "5")
-    assert searched("--trials", "5", "--supernet", "2", "--fresh") == more
+    assert "another recipe: delete it first" in searched(*flags[:3], "3")
+    assert "supernet is {" in searched(*flags[:2])
+    assert searched("--trials", "5", *flags, "--fresh") == more
     assert state.stat().st_mtime_ns > trained
 
 
