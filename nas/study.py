@@ -57,9 +57,10 @@ def search(
 ) -> Study:
     """Search the space until `trials` trials of the study have ended, and return it.
 
-    Accuracy is that on the validation images after training by `recipe`; the test images are not touched. Every other
-    objective is computed from the candidate. Candidates that break a rule of the space or a constraint, or whose
-    pipeline deadlocks, are never trained; a candidate that was trained before is not trained again.
+    Accuracy is that on the validation images after training by `recipe`, or with the weights of `supernet`; the test
+    images are not touched. Every other objective is computed from the candidate. Candidates that break a rule of the
+    space or a constraint, or whose pipeline deadlocks, are never trained; a candidate that was trained before is not
+    trained again.
 
     Killed anywhere and called again with the same arguments, it goes on with the same candidates and ends with the
     same values as if it had not been stopped. Several processes may call it with the same storage and share the work;
