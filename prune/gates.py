@@ -41,16 +41,27 @@ class Gates(nn.Module):
         self.heads = nn.ParameterList(torch.full((heads_of(block),), whole) for block in blocks(model))
         self.units = nn.ParameterList(torch.full((block.mlp.fc1.out_features,), whole) for block in blocks(model))
         self.channels = nn.Parameter(torch.full((dim_of(model),), whole))
+        self.head_widths = [block.attn.proj.in_features // heads_of(block) for block in blocks(model)]
         self.to(next(model.parameters()).device)
 
     def norm(self) -> Tensor:
-        """The sum of their magnitudes."""
-        return SPEED * torch.stack([gate.abs().sum() for gate in self.parameters()]).sum()
+        """The sum of the magnitudes of all factors: a head's gate counts once for each of its features.
+
+        Counted once a head it would be too light to fall: the loss holds as many features up as there are in a head.
+        """
+        sums = [width * gate.abs().sum() for width, gate in zip(self.head_widths, self.heads, strict=True)]
+        sums += [gate.abs().sum() for gate in (*self.units, self.channels)]
+        return SPEED * torch.stack(sums).sum()
 
     def scores(self) -> Scores:
-        """The magnitudes, as the weights of what they are on."""
-        heads, units = ([SPEED * gate.detach().abs() for gate in gates] for gates in (self.heads, self.units))
-        return Scores(heads, units, SPEED * self.channels.detach().abs())
+        """The magnitudes, as the weights of what they are on; a head's as a share of its block's.
+
+        The gates of a block's heads fall together, so that how far says little of one block beside another.
+        """
+        heads = [gate.detach().abs() for gate in self.heads]
+        shares = [gates / gates.sum().clamp_min(torch.finfo(gates.dtype).tiny) for gates in heads]
+        units = [SPEED * gate.detach().abs() for gate in self.units]
+        return Scores(shares, units, SPEED * self.channels.detach().abs())
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
@@ -99,7 +110,7 @@ def learn_gates(
     device: str | torch.device = "cpu",
     on_epoch: Callable[[Row], None] | None = None,
 ) -> tuple[Model, Scores]:
-    """Train a copy of the model together with gates, on cross-entropy + penalty * sum |gate|, and fold them in.
+    """Train a copy of the model together with gates, on cross-entropy + penalty * sum |factor|, and fold them in.
 
     The penalty pulls every gate towards 0 and only those whose units the data need hold against it.
 

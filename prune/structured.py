@@ -42,7 +42,8 @@ def structured_prune(
     By "magnitude" a head weighs the Frobenius norm of W_o [W_v b_v], as a share of its block's, and an MLP unit that of
     fc2_column x [fc1_row b]: what each can add to a token at all. A channel weighs the norm of all weights that read or
     write it. By "taylor" each weighs what the loss changes by without it, to first order (`taylor_scores`). By "gate"
-    gates are learned first, with the weights (`learn_gates`), and those nearest 0 go.
+    gates are learned first, with the weights (`learn_gates`), and those nearest 0 go; a head's weighs its share of its
+    block's.
 
     Whichever it is, a head or unit that adds nothing weighs least and takes nothing of the outputs with it. Channels
     pass through LayerNorm, so removing even one that is 0 changes its mean and variance, and with them the outputs.

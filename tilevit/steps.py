@@ -125,7 +125,8 @@ def prune(
         scores: Any = importance
         if importance == "gate":
             _cut(network, shares, round_to, "magnitude", at)  # refused now rather than after the training
-            network, scores = _gated(network, at, gate_epochs, gate_penalty, lr)
+            name = Path(model).stem if isinstance(model, str) else "model"
+            network, scores = _gated(network, name, at, gate_epochs, gate_penalty, lr)
         network, removed = _cut(network, shares, round_to, scores, at)
     return trained(network, _retraining(at, recipe, epochs, lr, PRUNED), at) | removed
 
@@ -218,16 +219,19 @@ def _retraining(at: Place, recipe: RecipeTable | None, epochs: int | None, lr: f
     return training_recipe(at, table, lr=lr) if table["epochs"] else None
 
 
-def _gated(network: nn.Module, at: Place, epochs: int, penalty: float, lr: float | None) -> tuple[nn.Module, Any]:
-    """Learn gates in a folder of their own, going on where that was stopped."""
-    folder = at.out / f"{at.name}_gates"
+def _gated(
+    network: nn.Module, name: str, at: Place, epochs: int, penalty: float, lr: float | None
+) -> tuple[nn.Module, Any]:
+    """Learn gates in a folder of their own, going on where that was stopped; other cuts take them from there."""
+    recipe = training_recipe(at, PRUNED, epochs=epochs, lr=lr)
+    folder = at.out / f"{name}_gates_{epochs}_{penalty:g}_{recipe.lr:g}"
     if at.fresh:
         (folder / "gates_state.safetensors").unlink(missing_ok=True)
     with progress("gates", epochs) as tick:
         network, scores = learn_gates(
             network,
             at.data,
-            training_recipe(at, PRUNED, epochs=epochs, lr=lr),
+            recipe,
             penalty=penalty,
             out=folder,
             device=at.device,

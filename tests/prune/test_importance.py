@@ -117,6 +117,18 @@ def test_gates_fold_into_the_weights(make: Callable[[], nn.Module]) -> None:
     assert all(torch.equal(mask, held[name]) for name, mask in masks(model).items())
 
 
+def test_a_heads_gate_is_paid_for_by_feature_and_weighs_its_share_of_the_block() -> None:
+    model = random_vit()  # 3 blocks of 4 heads 8 wide and 64 units, 32 channels
+    gates = Gates(model)
+    assert float(gates.norm()) == pytest.approx(3 * 4 * 8 + 3 * 64 + 32)
+    with torch.no_grad():
+        gates.heads[1].copy_(torch.tensor([0.5, -1.0, 0.0, 0.5]) / SPEED)
+    assert float(gates.norm()) == pytest.approx((4 + 2 + 4) * 8 + 3 * 64 + 32)
+    shares = gates.scores().heads
+    assert shares[0].tolist() == pytest.approx([0.25] * 4)
+    assert shares[1].tolist() == pytest.approx([0.25, 0.5, 0.0, 0.25])
+
+
 def test_a_gate_that_nothing_holds_falls_by_the_learning_rates_alone() -> None:
     """Of a unit whose weights are all 0 the loss knows nothing: each step takes off its gate what AdamW may."""
     model, data = random_vit(), splits()

@@ -103,6 +103,7 @@ def test_the_metrics_of_every_model_stand_in_two_tables(reduced):
     sizes = [rows[name]["params"] for name in ("baseline_best", "pruned_20", "pruned_30", "pruned_40")]
     assert sizes == sorted(set(sizes), reverse=True)
     assert rows["pruned_40"]["params"] == rows["pruned_40_by_magnitude"]["params"]
+    assert len(list((folder / "checkpoints").glob("*_gates_*"))) == 1  # learned once, for all three shares
     page = (folder / "results.md").read_text()
     assert page.count("| model | accuracy, % | latency, ms |") == 1
     assert "Change against baseline_best, %" in page
