@@ -81,7 +81,7 @@ class Layout:
             InputError: too many slots or firings to be kept in memory.
         """
         bounds = self.bounds
-        depth = np.minimum(np.asarray(depths, dtype=np.uint64), self._writes)
+        depth = np.minimum(np.asarray(depths, np.int64).view(np.uint64), self._writes)
         sizes = _power_of_two(depth)
         slots = sum(sizes.tolist())
         if slots > MOST_SLOTS:

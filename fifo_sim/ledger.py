@@ -7,7 +7,7 @@ import numpy as np
 import kernels.sim_layout as at
 from fifo_sim.compile import Layout, State, Words
 from fifo_sim.pipeline import Pipeline
-from fifo_sim.result import SimResult, Times
+from fifo_sim.result import Ints, Kept, SimResult
 
 _COLUMNS = (at.FIRED, at.FIRINGS, at.AT_WORK, at.START, at.FREE, at.PUSHED_LAST, at.BLOCKED, at.WAITED)
 
@@ -18,37 +18,31 @@ def result_of(pipeline: Pipeline, layout: Layout, state: State) -> SimResult:
     finished = bool((rows[:, at.FIRED] == rows[:, at.FIRINGS]).all())
     if finished:
         horizon = int(rows[:, at.FREE].max())
-        stalls = _finished_stalls(pipeline, layout, rows, horizon)
+        ledger = _finished_ledger(layout, rows, horizon)
     else:
-        horizon, stalls = _halted_stalls(pipeline, layout, state, rows)
-    times = _times(pipeline, rows, state) if len(state.starts) else (None, None)
-    return SimResult(horizon if finished else None, not finished, _peaks(state), stalls, horizon, *times)
+        horizon, ledger = _halted_ledger(pipeline, layout, state, rows)
+    kept = _kept(rows, state) if len(state.starts) else (None, None)
+    cycles = horizon if finished else None
+    return SimResult(cycles, not finished, _peaks(state), horizon, tuple(pipeline.index), ledger, *kept)
 
 
-def _finished_stalls(pipeline: Pipeline, layout: Layout, rows: Words, horizon: int) -> dict[str, dict[str, int]]:
-    free, blocked, waited = rows[:, (at.FREE, at.BLOCKED, at.WAITED)].T.tolist()
-    return {
-        stage.name: {
-            "busy": busy,
-            "starved": end - busy - block - wait,
-            "blocked": block,
-            "resource": wait,
-            "drained": horizon - end,
-        }
-        for stage, busy, end, block, wait in zip(pipeline.stages, layout.busy, free, blocked, waited, strict=True)
-    }
+def _finished_ledger(layout: Layout, rows: Words, horizon: int) -> Ints:
+    ledger, counts = np.empty((5, len(rows)), np.int64), rows.view(np.int64)
+    busy, starved, blocked, resource, drained = ledger
+    busy[:], blocked[:], resource[:] = layout.busy, counts[:, at.BLOCKED], counts[:, at.WAITED]
+    drained[:] = horizon - counts[:, at.FREE]
+    starved[:] = horizon - busy - blocked - resource - drained
+    return ledger.T
 
 
-def _halted_stalls(
-    pipeline: Pipeline, layout: Layout, state: State, rows: Words
-) -> tuple[int, dict[str, dict[str, int]]]:
+def _halted_ledger(pipeline: Pipeline, layout: Layout, state: State, rows: Words) -> tuple[int, Ints]:
     """The last cycle in which something happened, and where the cycles up to then went; for a deadlock."""
     columns, horizon = rows[:, _COLUMNS].tolist(), 0
     for stage, (fired, _, at_work, start, free, pushed_last, _, _) in zip(pipeline.stages, columns, strict=True):
         horizon = max(horizon, free, pushed_last)
         if at_work:
             horizon = max(horizon, start + stage.service_pattern.at(fired))
-    stalls = {}
+    ledger = []
     for i, (stage, busy) in enumerate(zip(pipeline.stages, layout.busy, strict=True)):
         fired, firings, at_work, start, free, _, blocked, resource = columns[i]
         drained = 0
@@ -62,28 +56,18 @@ def _halted_stalls(
                 inputs_there, space_there = _last_wait(layout, state, rows[i], horizon)
                 blocked += space_there - inputs_there
                 resource += horizon - space_there
-        starved = horizon - busy - blocked - resource - drained
-        stalls[stage.name] = {
-            "busy": busy,
-            "starved": starved,
-            "blocked": blocked,
-            "resource": resource,
-            "drained": drained,
-        }
-    return horizon, stalls
+        ledger.append((busy, horizon - busy - blocked - resource - drained, blocked, resource, drained))
+    return horizon, np.array(ledger, np.int64)
 
 
-def _times(pipeline: Pipeline, rows: Words, state: State) -> tuple[Times, Times]:
+def _kept(rows: Words, state: State) -> tuple[Kept, Kept]:
     """Starts and ends of the firings that have started, or ended."""
-    starts: Times = {}
-    ends: Times = {}
-    all_starts, all_ends = state.starts.view(np.int64), state.ends.view(np.int64)
+    starts, ends = [], []
     columns = rows[:, (at.FIRED, at.AT_WORK, at.HISTORY, at.HISTORY_STRIDE)].tolist()
-    for stage, (fired, at_work, first, stride) in zip(pipeline.stages, columns, strict=True):
-        begun = fired + at_work
-        starts[stage.name] = all_starts[first : first + begun * stride : stride]
-        ends[stage.name] = all_ends[first : first + fired * stride : stride]
-    return starts, ends
+    for fired, at_work, first, stride in columns:
+        starts.append((first, first + (fired + at_work) * stride, stride))
+        ends.append((first, first + fired * stride, stride))
+    return Kept(state.starts.view(np.int64), starts), Kept(state.ends.view(np.int64), ends)
 
 
 def _peaks(state: State) -> list[int]:
