@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -20,7 +20,7 @@ from fifo_sim.systolic import product_cycles
 from fifo_sim.vit_graph import vit_graph
 from vit.config import ViTConfig
 from vit.errors import require_int
-from vit.layers import config_of, describe
+from vit.layers import LayerInfo, config_of, describe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,11 +98,24 @@ def lower(
         DoesNotFit: it does not fit the machine (an InputError too, that names the shortfall).
     """
     machine = Hardware.load(hardware)
-    require_int("images", images, 1, MOST_IMAGES)
     if isinstance(model_or_config, Mapping):
         model_or_config = ViTConfig.from_dict(model_or_config)
     config = model_or_config if isinstance(model_or_config, ViTConfig) else config_of(model_or_config)
-    whole = vit_graph(config, describe(model_or_config), machine, tile, fifo, attention)
+    return lay_out(config, describe(model_or_config), machine, tile, fifo, attention, images)
+
+
+def lay_out(
+    config: ViTConfig,
+    layers: Sequence[LayerInfo],
+    machine: Hardware,
+    tile: int,
+    fifo: int,
+    attention: str,
+    images: int,
+) -> Lowered:
+    """`lower` for a network that is given by its shape and its layers, as `vit.layers.describe` tells them."""
+    require_int("images", images, 1, MOST_IMAGES)
+    whole = vit_graph(config, layers, machine, tile, fifo, attention)
     graph, memory = fit(whole, machine, images)
     lanes = _lanes(graph, machine)
     stages = tuple(

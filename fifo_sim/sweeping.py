@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fifo_sim.hardware import Hardware
-from fifo_sim.lowering import lower
+from fifo_sim.lowering import lay_out
 from fifo_sim.memory import ITEMS, DoesNotFit
 from fifo_sim.memory_stalls import memory_stalls
 from fifo_sim.simulator import simulate
@@ -18,7 +19,7 @@ from fifo_sim.vit_graph import require_streaming, tile_sizes
 from vit.config import ViTConfig
 from vit.errors import InputError
 from vit.files import write_text
-from vit.layers import config_of
+from vit.layers import LayerInfo, config_of, describe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from vit.image_set import ImageSet
 
 Row = dict[str, Any]
+Point = tuple[str, int, int]  # attention, tile, fifo
+Mapper = Callable[[Callable[[Point], Row], Sequence[Point]], Iterable[Row]]
 CAUSES = ("starved", "blocked", "resource")
 
 
@@ -79,6 +82,7 @@ def sweep(
     data: ImageSet | None = None,
     images: int = 1,
     progress: Callable[[Row], None] | None = None,
+    mapper: Mapper = map,
 ) -> Table:
     """Lower, simulate and (with `data`) evaluate every combination of attention mode, tile size and FIFO depth.
 
@@ -89,6 +93,8 @@ def sweep(
             attention, tiles with any FIFO depth, windows at least as long as the sequence.
         images: images back to back in the simulation.
         progress: called with each row when it is ready.
+        mapper: applies a function to every combination, in their order. Both can be pickled, so one other than `map`
+            can have the simulations done elsewhere; accuracy is evaluated here.
 
     Returns:
         one row a combination: attention, tile, fifo, fits (whether it fits on chip; if not, what follows is None),
@@ -110,21 +116,23 @@ def sweep(
         model = ViTConfig.from_dict(model)
     if data is not None and isinstance(model, ViTConfig):
         raise InputError("data", "given", "absent for a configuration: it has no weights to evaluate")
+    config = model if isinstance(model, ViTConfig) else config_of(model)
+    costs = partial(_costs, config, describe(model), machine, images)
     accuracy = _Accuracies(model, data)
-    rows = []
-    for mode, tile, fifo in product(modes, tiles, fifos):
-        row = {"attention": mode, "tile": tile, "fifo": fifo, **_costs(model, machine, tile, fifo, mode, images)}
-        row["accuracy"] = accuracy.of(tile, fifo, mode)
+    rows, points = [], list(product(modes, tiles, fifos))
+    for (mode, tile, fifo), cost in zip(points, mapper(costs, points), strict=True):
+        row = {"attention": mode, "tile": tile, "fifo": fifo, **cost, "accuracy": accuracy.of(tile, fifo, mode)}
         rows.append(row)
         if progress is not None:
             progress(row)
     return Table(rows)
 
 
-def _costs(model: nn.Module | ViTConfig, hardware: Hardware, tile: int, fifo: int, attention: str, images: int) -> Row:
+def _costs(config: ViTConfig, layers: Sequence[LayerInfo], hardware: Hardware, images: int, point: Point) -> Row:
     """The columns that come from hardware."""
+    attention, tile, fifo = point
     try:
-        lowered = lower(model, hardware, tile, fifo, attention, images)
+        lowered = lay_out(config, layers, hardware, tile, fifo, attention, images)
     except DoesNotFit:
         return dict.fromkeys(COLUMNS) | {"fits": False}
     result = simulate(lowered.pipeline)

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "cost_aware": ["CostAwareSampler"],
         "costs": ["METRICS", "Costs"],
         "curves": ["Curve"],
+        "dask_client": ["dask_map"],
         "importance": ["importances"],
         "pareto": ["front", "hypervolume", "hypervolume_history", "non_dominated"],
         "winner": ["best_config", "pick"],

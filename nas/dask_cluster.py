@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -13,6 +12,7 @@ from optuna.trial import TrialState
 
 from nas.costs import TRAINED
 from nas.curves import Curve
+from nas.dask_client import connected
 from nas.pareto import ended
 from nas.place import Place
 from nas.space import Params, SearchSpace
@@ -20,7 +20,6 @@ from nas.stopping import Stopper
 from nas.task import Task, trained_accuracy
 from nas.trial import Progress, Stopped, Training, conclude, curves_of
 from nas.worker import next_trial
-from vit.errors import InputError
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from vit.image_set import DataSplits, ImageSet
     from vit.recipe import Recipe
 
-CONNECT_SECONDS, POLL_SECONDS = 20, 0.2
+POLL_SECONDS = 0.2
 STARTS = 4  # of a training whose workers die
 ONE_AT_A_TIME = threading.Lock()  # in a process of the cluster: a training seeds torch's own generators
 Splits = tuple[str, Any, Any, bool]  # name, training images, validation images, flip
@@ -54,7 +53,7 @@ def work_on_dask(
     Raises:
         InputError: nothing answers there, the cluster has no worker, or Dask is not installed.
     """
-    with _connected(address) as client, place.working() as worker:
+    with connected(address) as client, place.working() as worker:
         images, under_way = _Images(client, task.data), list[_Job]()
         while len(ended(study)) < trials:
             trial = None
@@ -154,23 +153,6 @@ def train_there(
         except Stopped:
             return curve, True
     return curve, False
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise InputError("dask", address, "left out, without Dask", "pip install 'tilevit[cluster]'") from error
-    try:
-        client: Any = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, TimeoutError) as error:
-        allowed = "the address of a Dask scheduler that answers, such as tcp://HOST:8786"
-        raise InputError("dask", address, allowed, str(error)) from error
-    with client:
-        if not client.nthreads():
-            raise InputError("dask", address, "a cluster with at least one worker")
-        yield client
 
 
 def _is_settled(task: Task, training: Training) -> bool:

@@ -21,3 +21,28 @@ def test_a_sweep_fits_in_eighty_columns_and_says_what_does_not_fit(tmp_path, mon
     heading, rows = shown.splitlines()[-9], shown.splitlines()[-7:-1]
     assert heading.replace("┃", " ").split() == headers
     assert ["no fit" in row for row in rows] == [" 400 " in row for row in rows] == [False, True] * 3
+
+
+def test_a_cluster_simulates_the_same_table(tmp_path):
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: the tests of it are skipped")
+    (tmp_path / "m.toml").write_text(MODEL)
+    asked = ["sweep", str(tmp_path / "m.toml"), "--tiles", "2,4", "--fifos", "1,2", "--json", "--out"]
+    with distributed.LocalCluster(
+        n_workers=1, processes=False, scheduler_kwargs={"dashboard": False}, worker_dashboard_address=None
+    ) as made:
+        for name, place in (("here", []), ("there", ["--dask", made.scheduler_address])):
+            with pytest.raises(SystemExit) as ended:
+                main([*asked, str(tmp_path / name), *place])
+            assert ended.value.code in (0, None)
+    assert (tmp_path / "here").read_text() == (tmp_path / "there").read_text()
+
+
+def test_a_cluster_that_does_not_answer_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("distributed", reason="Dask is not installed: the tests of it are skipped")
+    monkeypatch.setattr("nas.dask_client.CONNECT_SECONDS", 0.5)
+    (tmp_path / "m.toml").write_text(MODEL)
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", str(tmp_path / "m.toml"), "--dask", "tcp://127.0.0.1:9"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "dask = 'tcp://127.0.0.1:9': allowed is the address of a Dask scheduler" in line

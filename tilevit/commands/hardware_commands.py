@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,6 +125,9 @@ def sweep(
         str | None, typer.Option(help="Data for the accuracy (validation images); without: costs only.")
     ] = None,
     images: Images = 1,
+    dask: Annotated[
+        str | None, typer.Option(help="tcp://HOST:PORT of a Dask scheduler, whose workers simulate.")
+    ] = None,
     out: Annotated[Path | None, output_file("CSV file to write.")] = None,
     val_fraction: ValFraction = VAL_FRACTION,
     seed: Annotated[int, typer.Option(help="Seed of the validation split.", min=0)] = 0,
@@ -131,6 +135,7 @@ def sweep(
 ) -> None:
     """Tile × FIFO × attention: cycles, stalls, SRAM, energy and, with --data, accuracy of each combination."""
     from fifo_sim import sweep as swept
+    from nas import dask_map
     from tilevit.models import load_model
 
     sizes, depths, modes = listed("tiles", tiles, "int"), listed("fifos", fifos, "int"), listed("attention", attention)
@@ -145,7 +150,10 @@ def sweep(
     loaded = load_model(model, splits)
     if splits is not None and loaded.kind == "new":
         raise InputError("data", data, "absent for a model that is not trained", "see tilevit train")
-    with progress("sweep", len(sizes) * len(depths) * len(modes)) as tick:
+    with (
+        nullcontext(map) if dask is None else dask_map(dask) as mapper,
+        progress("sweep", len(sizes) * len(depths) * len(modes)) as tick,
+    ):
         rows = swept(
             loaded.network(),
             hardware,
@@ -155,6 +163,7 @@ def sweep(
             data=None if splits is None else splits.val,
             images=images,
             progress=lambda row: tick(),
+            mapper=mapper,
         )
     if out is not None:
         rows.to_csv(out)
