@@ -2,8 +2,13 @@
 
     python benchmarks/quant_step.py [--rounds 5] [--threads 1] [--brevitas]
 
-Both sides take turns in this one process; the ratio is that of their fastest steps. Peak memory is that of a fresh
-process a side. `--brevitas` adds Brevitas' 4-bit layers, where that package is installed.
+All take turns in this one process; the ratio is that of their fastest steps. Peak memory is that of a fresh process a
+side. `--brevitas` adds Brevitas' layers of 4 bits, where that package is installed; it wants another setuptools than
+torch's newest, so an environment of its own:
+
+    python -m venv --system-site-packages brevitas
+    brevitas/bin/pip install --no-deps brevitas dependencies==2.0.1 unfoldNd "setuptools<81"
+    PYTHONPATH=. brevitas/bin/python benchmarks/quant_step.py --brevitas
 """
 
 from __future__ import annotations
@@ -13,7 +18,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,28 +56,42 @@ def quantised_model() -> nn.Module:
     return prepare_qat(float_model(), QuantConfig(weights="pot4", activations="int4"))
 
 
-def brevitas_model() -> nn.Module:
-    """The same network with Brevitas' linear layers, 4-bit weights and inputs; its attention products stay float."""
+def brevitas_model(**levels: Any) -> nn.Module:
+    """The same network with Brevitas' linear layers; `levels` are their options. Attention's products stay float."""
     from brevitas.nn import QuantLinear
-    from brevitas.quant import Int8ActPerTensorFloat
 
     model = float_model()
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear):
-            quantised = QuantLinear(
-                layer.in_features,
-                layer.out_features,
-                bias=True,
-                weight_bit_width=4,
-                input_quant=Int8ActPerTensorFloat,
-                input_bit_width=4,
-            )
+            quantised = QuantLinear(layer.in_features, layer.out_features, bias=True, **levels)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, quantised)
     return model
 
 
-SIDES = {"float": float_model, "pot4 by int4": quantised_model, "brevitas int4": brevitas_model}
+def brevitas_int() -> nn.Module:
+    """4-bit whole numbers, -7 to 7."""
+    from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat
+
+    quantisers = {"weight_quant": Int8WeightPerTensorFloat, "input_quant": Int8ActPerTensorFloat}
+    return brevitas_model(**quantisers, weight_bit_width=4, input_bit_width=4)
+
+
+def brevitas_float() -> nn.Module:
+    """Floats of a sign, 3 exponent bits and no mantissa: the 15 values of pot4, for weights and inputs alike."""
+    from brevitas.quant.float import Fp8e4m3ActPerTensorFloat, Fp8e4m3WeightPerTensorFloat
+
+    widths = {"bit_width": 4, "exponent_bit_width": 3, "mantissa_bit_width": 0}
+    both = {f"{side}_{name}": value for side in ("weight", "input") for name, value in widths.items()}
+    return brevitas_model(weight_quant=Fp8e4m3WeightPerTensorFloat, input_quant=Fp8e4m3ActPerTensorFloat, **both)
+
+
+SIDES = {
+    "float": float_model,
+    "pot4 by int4": quantised_model,
+    "Brevitas int4 by int4": brevitas_int,
+    "Brevitas 3-exponent-bit float by itself": brevitas_float,
+}
 
 
 def status_mib(field: str) -> float:
@@ -92,6 +113,8 @@ def main() -> None:
     parser.add_argument("--brevitas", action="store_true")
     parser.add_argument("--memory", choices=list(SIDES), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.brevitas and find_spec("brevitas") is None:
+        parser.error("--brevitas needs the package: see the top of this file")
     torch.set_num_threads(options.threads)
     if options.memory:
         model = SIDES[options.memory]()
@@ -103,7 +126,7 @@ def main() -> None:
             step()
         print(status_mib("VmHWM") - before)
         return
-    names = [name for name in SIDES if options.brevitas or "brevitas" not in name]
+    names = [name for name in SIDES if options.brevitas or "Brevitas" not in name]
     steps = {name: step_of(SIDES[name]()) for name in names}
     for step in steps.values():
         step()  # compiles kernels, fills caches

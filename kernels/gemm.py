@@ -281,6 +281,7 @@ _SUMS = {"portable": _sums_portable, "avx2": _sums_avx2, "vnni": _sums_vnni}
 _LINEAR = {"portable": _linear_portable, "avx2": _linear_avx2, "vnni": _linear_vnni}
 
 
+@cache
 def _host_features() -> dict[str, bool]:
     """Features of the CPU that numba compiles for; none where numba was told to compile for another."""
     if getattr(numba_config, "CPU_NAME", None) or getattr(numba_config, "CPU_FEATURES", None):

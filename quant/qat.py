@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from quant import modules as quantised
 from quant.config import QuantConfig
 from quant.fake_quant import Quantizer
-from vit.attention_core import put_core, subclass
+from vit.attention_core import AttentionWithCore, put_core, subclass
 from vit.checkpoint import load_checkpoint, save_checkpoint
 from vit.errors import InputError
 from vit.layers import config_of
 from vit.masks import get_mask, set_mask
-from vit.model import ScaledDotProduct, VisionTransformer
+from vit.model import Attention, ScaledDotProduct, VisionTransformer
 
 KIND = "qat"
 _CALIBRATION_IMAGES = 32
@@ -115,6 +115,8 @@ def _replace_layers(model: nn.Module, config: QuantConfig) -> None:
             _replace(model, name, quantised.QuantAttentionCore(config))
         elif _is_timm_attention(module):
             put_core(module, quantised.QuantAttentionCore(config))
+        if isinstance(module, (Attention, AttentionWithCore)):
+            module.__class__ = subclass(type(module), quantised.AttentionOnProjection)
 
 
 def _fits(layer: nn.Linear | nn.Conv2d) -> bool:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant import QuantConfig, fused
+from quant import QuantConfig, fused, prepare_qat
 from quant.fake_quant import Quantizer, nearest_level
 from quant.modules import QuantAttentionCore, QuantConv2d, QuantGELU, QuantLayerNorm, QuantLinear, straight_through
 from tests.quant.models import images, prepared_model
+from vit.zoo import create_model
 
 
 def plain_fake_quant(x: Tensor, quantizer: Quantizer, values: float) -> Tensor:
@@ -116,6 +117,19 @@ def test_attention(scheme: str, probabilities: str, tokens: int, width: int) -> 
     for ours, theirs in zip(found, expected, strict=True):
         difference = (ours - theirs).norm() / theirs.norm().clamp(min=1e-3)  # a probability on a tie may go either way
         assert difference < 2e-3
+
+
+@pytest.mark.parametrize("timm", [False, True])
+def test_attention_layers_give_their_projection_in_one_piece(monkeypatch, timm: bool) -> None:
+    options = {"timm": "vit_tiny_patch16_224", "patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}
+    model = prepare_qat(create_model(options, image_size=16)) if timm else prepared_model(depth=1)
+    layer = model.blocks[0].attn.train()
+    x, grad = torch.randn(5, 5, 32).requires_grad_(), torch.randn(5, 5, 32)
+    q, k, v = layer.qkv(x).view(5, 5, 3, 2, 16).permute(2, 0, 3, 1, 4)
+    expected = run_backward(layer, layer.proj(layer.core(q, k, v).transpose(1, 2).reshape(5, 5, 32)), x, grad)
+    monkeypatch.setattr(QuantAttentionCore, "forward", None)
+    found = run_backward(layer, layer(x), x, grad)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def rounded_probabilities(p: Tensor, core: QuantAttentionCore) -> Tensor:
