@@ -21,5 +21,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "supernet_training": ["inherited_accuracy", "train_supernet"],
         "task": ["OBJECTIVES", "SAMPLERS"],
         "trial": ["Progress", "epochs_trained"],
+        "volume_stopping": ["VolumeStopper"],
     },
 )
