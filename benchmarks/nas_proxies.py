@@ -2,17 +2,18 @@
 
     python benchmarks/nas_proxies.py [--trials 64] [--epochs 16] [--journal FILE]
 
-The accuracies are those of random candidates that were trained to the end, as benchmarks/nas_stopping.py trains them;
-with the same journal they are trained once for both.
+The accuracies are those of random candidates that were trained to the end, as benchmarks/nas_curves.py trains them; a
+journal that it left is taken as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import torch
-from nas_stopping import random_search
+from nas_curves import record
 
 from nas import PROXIES, rank_correlation, score, space_of
 from nas.pareto import finished
@@ -27,10 +28,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--journal", metavar="FILE")
+    parser.add_argument("--journal", type=Path, metavar="FILE")
     options = parser.parse_args()
-    study = random_search(options.trials, options.epochs, options.journal)
-    trials, space, data = finished(study), space_of(study), load_data("digits")
+    torch.set_num_threads(1)
+    data = load_data("digits")
+    study = record(data, 0, options.trials, options.epochs, options.journal)
+    trials, space = finished(study), space_of(study)
     images, labels = data.train.normalise(data.train.images[:BATCH]), data.train.labels[:BATCH]
     accuracies = [trial.values[0] for trial in trials]
     print(f"{len(trials)} networks of {options.epochs} epochs, accuracy {min(accuracies):.3f} to {max(accuracies):.3f}")

@@ -14,6 +14,7 @@ from nas import (
     Progress,
     SearchSpace,
     Stopper,
+    VolumeStopper,
     epochs_trained,
     front,
     search,
@@ -77,7 +78,10 @@ def test_the_front_is_that_of_a_search_that_stops_nothing() -> None:
     assert [t.values for t in front(stopped_search(sampler="random"))] == [t.values for t in front(whole)]
 
 
-@pytest.mark.parametrize(("sampler", "rule"), [*((sampler, RULE) for sampler in SAMPLERS), ("cost-aware", Halving())])
+@pytest.mark.parametrize(
+    ("sampler", "rule"),
+    [*((sampler, RULE) for sampler in SAMPLERS), ("cost-aware", Halving()), ("cost-aware", VolumeStopper())],
+)
 @pytest.mark.usefixtures("trained")
 def test_an_interrupted_search_ends_the_same(sampler: str, rule: Stopper, tmp_path: Path) -> None:
     whole = stopped_search(sampler=sampler, stopping=rule)

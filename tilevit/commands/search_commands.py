@@ -34,7 +34,7 @@ def search(
     epochs: Annotated[int, typer.Option(help="Epochs a candidate is trained.", min=1)] = 8,
     sampler: Annotated[str, typer.Option(help="cost-aware, tpe, nsga2 or random.")] = "cost-aware",
     early_stopping: Annotated[
-        bool, typer.Option("--early-stopping", help="Stop trainings that cannot reach the front any more.")
+        bool, typer.Option("--early-stopping", help="Stop trainings that add next to nothing to the front.")
     ] = False,
     supernet: Annotated[
         int,
@@ -130,7 +130,7 @@ def search(
             recipe=None if supernet else Recipe.for_data(splits.name, epochs=epochs, seed=seed),
             sampler=sampler,
             device=device,
-            stopping=nas.FrontStopper() if early_stopping else None,
+            stopping=nas.VolumeStopper() if early_stopping else None,
             supernet=shared,
             workers=workers,
             dask=dask,
