@@ -1,6 +1,6 @@
 """Supernet accuracy against stand-alone accuracy: rank correlation over candidates that were trained both ways.
 
-    python benchmarks/nas_supernet.py [--data digits] [--networks 32] [--epochs 12] [--supernet-epochs 120] [--seeds 3]
+    python benchmarks/nas_supernet.py [--data digits] [--networks 24] [--epochs 30] [--supernet-epochs 80] [--seeds 2]
 
 Candidates are drawn from a space, without repeats. Each is trained alone with every seed (first weights, order and
 augmentation); its stand-alone accuracy is the mean. The supernet is trained once a supernet seed. All accuracies are
@@ -74,10 +74,10 @@ def main() -> None:
     """Train, correlate and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--networks", type=int, default=32)
-    parser.add_argument("--epochs", type=int, default=12, help="of each stand-alone training")
-    parser.add_argument("--supernet-epochs", type=int, default=120)
-    parser.add_argument("--seeds", type=int, default=3, help="of the stand-alone trainings")
+    parser.add_argument("--networks", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=30, help="of each stand-alone training")
+    parser.add_argument("--supernet-epochs", type=int, default=80)
+    parser.add_argument("--seeds", type=int, default=2, help="of the stand-alone trainings")
     parser.add_argument("--supernet-seeds", type=int, default=2)
     parser.add_argument("--val-fraction", type=float, default=0.5, help="large: less noise, fewer ties")
     parser.add_argument("--train-images", type=int, default=0, help="at most; 0 takes all")
