@@ -161,7 +161,7 @@ def test_servers_that_do_not_answer_are_told_in_one_line(searched, monkeypatch) 
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     pytest.importorskip("distributed", reason="Dask is not installed")
     monkeypatch.setattr("nas.postgres.PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr("nas.dask_cluster.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("nas.dask_client.CONNECT_SECONDS", 1)
     for option, address in (("--storage", "postgresql://me:secret@127.0.0.1:9/x"), ("--dask", "tcp://127.0.0.1:9")):
         told = searched("--trials", "1", option, address)
         line = [line for line in told.splitlines() if line.startswith("tilevit:")]
