@@ -78,7 +78,7 @@ class _Run:
     def __init__(self, config: RunConfig, data: DataSplits, hardware: Hardware) -> None:
         self.config, self.data, self.hardware = config, data, hardware
         self.space = _search_space(config, data)
-        QuantConfig(weights=config.weights, activations=config.activations)  # refused now rather than after training
+        _quantiser(config)  # refused now rather than after training
 
     def in_folder(self, folder: RunFolder) -> dict[str, Any]:
         """Run or read back every stage, then write results.json, stats.csv and the report."""
@@ -154,7 +154,7 @@ class _Run:
 
     def _qat(self) -> dict[str, Any]:
         model = load_checkpoint(self._checkpoint("pruned")).model
-        quantiser = QuantConfig(weights=self.config.weights, activations=self.config.activations)
+        quantiser = _quantiser(self.config)
         images = self.data.train.take(torch.arange(min(CALIBRATION_IMAGES, len(self.data.train)))).floats()
         prepared = prepare_qat(model, quantiser, calibration=images)
         before = self._val_accuracy(prepared)
@@ -328,6 +328,10 @@ class _Run:
     @cached_property
     def _qat_model(self) -> nn.Module:
         return load_qat(self._checkpoint("qat"))[0]
+
+
+def _quantiser(config: RunConfig) -> QuantConfig:
+    return QuantConfig(config.weights, config.activations, probabilities=config.probabilities)
 
 
 def _search_space(config: RunConfig, data: DataSplits) -> SearchSpace:

@@ -70,6 +70,7 @@ class RunConfig:
 
     weights: str = _setting("pot4", "Quantisation", "Weight scheme: pot4, pot6, apot4, apot6, int4, int6 or int8.")
     activations: str = _setting("int8", "Quantisation", "Activation scheme.")
+    probabilities: str = _setting("uniform", "Quantisation", "Of attention: uniform, or log2 (0 and powers of two).")
     qat_epochs: int = _setting(16, "Quantisation", "Epochs of quantisation-aware training.")
     qat_lr: float = _setting(5e-4, "Quantisation", "Peak learning rate of quantisation-aware training.")
 
@@ -184,10 +185,12 @@ def resolve(file: Path | None, flags: Mapping[str, Any], *, reduced: bool = Fals
 
 
 def _check_schemes(config: RunConfig) -> None:
+    from quant.config import PROBABILITIES
     from quant.level_sets import SCHEMES
 
     require_choice("weights", config.weights, SCHEMES)
     require_choice("activations", config.activations, ("int8", "int6", "int4"))
+    require_choice("probabilities", config.probabilities, PROBABILITIES)
 
 
 def _typed(spec: Field[Any], value: Any) -> Any:

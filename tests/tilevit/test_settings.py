@@ -42,6 +42,7 @@ def test_every_setting_says_what_it_is():
         ("sparsity = -0.1", "sparsity", "[0, 1)"),
         ("sparsity = nan", "sparsity", "[0, 1)"),
         ('weights = "pot5"', "weights", "pot4"),
+        ('probabilities = "log3"', "probabilities", "uniform, log2"),
         ('scope = "globl"', "scope", "did you mean 'global'"),
         ('stems = ["patches"]', "stems", "patch"),
         ('pools = ["max"]', "pools", "cls, mean, seq"),
