@@ -1,10 +1,15 @@
-"""The tables of `tilevit sweep`, as a person without a wide terminal reads them."""
+"""`tilevit simulate` and `tilevit sweep`: their tables, where they run, and what they take."""
 
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+import torch
+
+from quant import QuantConfig, convert, prepare_qat, save_qat
 from tilevit.cli import main
+from vit import VisionTransformer, ViTConfig
 
 MODEL = "[model]\nimage_size = 8\npatch_size = 2\nin_channels = 1\ndim = 16\ndepth = 1\nheads = 2\n"
 
@@ -46,3 +51,23 @@ def test_a_cluster_that_does_not_answer_is_told_in_one_line(tmp_path, monkeypatc
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "dask = 'tcp://127.0.0.1:9': allowed is the address of a Dask scheduler" in line
+
+
+def test_a_packed_model_is_laid_out_as_the_one_it_comes_from(tmp_path, capsys):
+    torch.manual_seed(0)
+    model = VisionTransformer(ViTConfig(8, 2, 1, 10, dim=16, depth=1, heads=2))
+    prepared = prepare_qat(model, QuantConfig(), calibration=torch.randn(4, 1, 8, 8))
+    save_qat(tmp_path / "qat.safetensors", prepared)
+    convert(prepared).save(tmp_path / "packed.safetensors")
+    told = {}
+    for command in (["simulate"], ["sweep", "--tiles", "2,4", "--fifos", "1,2"]):
+        for name in ("qat", "packed"):
+            with pytest.raises(SystemExit) as ended:
+                main([*command, str(tmp_path / f"{name}.safetensors"), "--hardware", "zcu104", "--json"])
+            assert ended.value.code in (0, None)
+            told[name] = json.loads(capsys.readouterr().out)
+        assert told["packed"] == told["qat"]
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", str(tmp_path / "packed.safetensors"), "--data", "digits"])
+    assert ended.value.code == 2
+    assert "this one is packed" in capsys.readouterr().err

@@ -155,7 +155,7 @@ def sweep(
         progress("sweep", len(sizes) * len(depths) * len(modes)) as tick,
     ):
         rows = swept(
-            loaded.network(),
+            loaded.counted() if splits is None else loaded.network(),
             hardware,
             sizes,
             depths,
@@ -249,5 +249,5 @@ def _pipeline(
     else:
         from tilevit.models import load_model
 
-        lowered = lower(load_model(target).network(), hardware, tile, fifo, attention, images)
+        lowered = lower(load_model(target).counted(), hardware, tile, fifo, attention, images)
     return lowered.pipeline, lowered
