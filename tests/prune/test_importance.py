@@ -120,7 +120,7 @@ def test_gates_fold_into_the_weights(make: Callable[[], nn.Module]) -> None:
 def test_a_heads_gate_is_paid_for_by_feature_and_weighs_its_share_of_the_block() -> None:
     model = random_vit()  # 3 blocks of 4 heads 8 wide and 64 units, 32 channels
     gates = Gates(model)
-    assert float(gates.norm()) == pytest.approx(3 * 4 * 8 + 3 * 64 + 32)
+    assert gates.norm().item() == pytest.approx(3 * 4 * 8 + 3 * 64 + 32)
     with torch.no_grad():
         gates.heads[1].copy_(torch.tensor([0.5, -1.0, 0.0, 0.5]) / SPEED)
     assert float(gates.norm()) == pytest.approx((4 + 2 + 4) * 8 + 3 * 64 + 32)
