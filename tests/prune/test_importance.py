@@ -123,7 +123,7 @@ def test_a_heads_gate_is_paid_for_by_feature_and_weighs_its_share_of_the_block()
     assert gates.norm().item() == pytest.approx(3 * 4 * 8 + 3 * 64 + 32)
     with torch.no_grad():
         gates.heads[1].copy_(torch.tensor([0.5, -1.0, 0.0, 0.5]) / SPEED)
-    assert float(gates.norm()) == pytest.approx((4 + 2 + 4) * 8 + 3 * 64 + 32)
+    assert gates.norm().item() == pytest.approx((4 + 2 + 4) * 8 + 3 * 64 + 32)
     shares = gates.scores().heads
     assert shares[0].tolist() == pytest.approx([0.25] * 4)
     assert shares[1].tolist() == pytest.approx([0.25, 0.5, 0.0, 0.25])
