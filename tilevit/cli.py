@@ -20,7 +20,6 @@ from tilevit.commands import (
     training_commands,
 )
 from tilevit.console import say
-from tilevit.interrupts import remembered
 from tilevit.parsing import Command, Group
 
 HELP = """Find a tiny Vision Transformer together with the streaming hardware that runs it.
@@ -74,8 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _exit_code(arguments: list[str]) -> int:
     usage_error: Any = typer.BadParameter.__base__  # click's, which typer carries inside itself
     try:
-        with remembered():
-            result = typer.main.get_command(app)(arguments, prog_name="tilevit", standalone_mode=False)
+        result = typer.main.get_command(app)(arguments, prog_name="tilevit", standalone_mode=False)
         if result == INTERRUPTED:  # typer has made an exit code of the interrupt
             raise KeyboardInterrupt
         return result if isinstance(result, int) else 0

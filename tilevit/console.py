@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tilevit.interrupts import heed
-
 Tick = Callable[..., None]
 
 
@@ -32,7 +30,6 @@ def progress(label: str, total: int) -> Iterator[Tick]:
 
         def first(note: str = "", steps: int = 1) -> None:
             nonlocal told
-            heed()
             if not told:
                 say(f"{label} ({total} steps)")
             told = True
@@ -62,7 +59,6 @@ def progress(label: str, total: int) -> Iterator[Tick]:
         task = bars.add_task(label, total=total, note="")
 
         def tick(note: str = "", steps: int = 1) -> None:
-            heed()
             bars.update(task, advance=steps, note=note)
 
         yield tick
