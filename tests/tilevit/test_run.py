@@ -152,7 +152,11 @@ def test_killed_anywhere_it_ends_as_if_never_stopped(config, results, tmp_path):
 def test_ctrl_c_is_told_in_one_line_with_exit_code_130(config, tmp_path):
     folder = tmp_path / "interrupted"
     command = [sys.executable, "-m", "tilevit", "run", "--config", str(config), "--out", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     while process.poll() is None and not (folder / "search" / "study" / "journal.log").exists():
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
