@@ -105,8 +105,9 @@ class Incremental:
     def _number(self, edge: int | str) -> int:
         if isinstance(edge, str):
             if self._names.count(edge) != 1:
-                allowed = "the name of one FIFO, or its position" if edge in self._names else "the name of a FIFO"
-                raise InputError("edge", edge, allowed, did_you_mean(edge, self._names))
+                if edge in self._names:
+                    raise InputError("edge", edge, "the position of one FIFO", "several have this name")
+                raise InputError("edge", edge, "the name of a FIFO", did_you_mean(edge, self._names))
             return self._names.index(edge)
         return require_int("edge", edge, 0, len(self._names) - 1)
 
@@ -186,7 +187,7 @@ class _Run:
         row, links = self.layout.stages[s], self.layout.links
         starts, ends = self._times(s)
         if not row[at.KIND] & at.BBS:
-            return int(ends.sum() - starts.sum()) - self.busy[s]
+            return int((ends - starts).sum()) - self.busy[s]
         there = np.concatenate([[0], ends[:-1]])
         for e in links[int(row[at.INPUTS]) : int(row[at.INPUTS] + row[at.INPUT_COUNT])] // at.EDGE_WORDS:
             token = self._look(int(e), TOKEN_OF, len(starts))
@@ -194,7 +195,7 @@ class _Run:
             pushes = self._times(int(self.layout.edges[e, at.SRC]))[1]
             seen = pushes[token[fresh].astype(np.int64)] + int(self.layout.edges[e, at.LATENCY])
             there[fresh] = np.maximum(there[fresh], seen)
-        return int(starts.sum() - there.sum())
+        return int((starts - there).sum())
 
 
 def _program_if_able(pipeline: Pipeline, layout: Layout) -> Program | None:

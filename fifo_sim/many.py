@@ -131,8 +131,8 @@ def _end(state: State) -> int:
 def _checked(depths: Depths, edges: int) -> Settings:
     try:
         array = np.asarray(depths)
-    except ValueError:
-        array = np.empty(0)
+    except ValueError as error:
+        raise InputError("depths", "rows of different lengths", f"{edges} whole numbers in each") from error
     if array.ndim != 2 or array.shape[1] != edges or (array.size and array.dtype.kind not in "iu"):
         shown = f"array of {array.dtype} with shape {array.shape}"
         raise InputError("depths", shown, f"whole numbers of shape (configs, {edges}), one column an edge")

@@ -111,8 +111,9 @@ class Pipeline:
 
     def with_depths(self, depths: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Pipeline:
         """The same pipeline with these FIFO depths, in edge order."""
-        if len(depths) != len(self.edges):
-            raise InputError("depths", len(depths), f"{len(self.edges)} numbers, one an edge")
+        count = len(depths) if hasattr(depths, "__len__") else None
+        if count != len(self.edges):
+            raise InputError("depths", depths if count is None else count, f"{len(self.edges)} numbers, one an edge")
         edges = tuple(
             edge if edge.depth == depth else replace(edge, depth=depth)
             for edge, depth in zip(self.edges, depths, strict=True)

@@ -25,10 +25,12 @@ def connected(address: str) -> Iterator[Any]:
         from distributed import Client
     except ImportError as error:
         raise InputError("dask", address, "left out, without Dask", "pip install 'tilevit[cluster]'") from error
+    allowed = "the address of a Dask scheduler that answers, such as tcp://HOST:8786"
+    if ":" not in address:
+        raise InputError("dask", address, allowed)  # a client would look for it, and complain once more when it is gone
     try:
         client: Any = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TimeoutError) as error:
-        allowed = "the address of a Dask scheduler that answers, such as tcp://HOST:8786"
         raise InputError("dask", address, allowed, str(error)) from error
     with client:
         if not client.nthreads():

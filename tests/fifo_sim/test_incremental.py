@@ -56,3 +56,18 @@ def test_a_deadlock_and_back():
 def test_refuses(edge, depth):
     with pytest.raises(InputError):
         Incremental(CHAIN).set_depth(edge, depth)
+
+
+def test_two_fifos_of_one_name_go_by_position():
+    run = Incremental(Pipeline(4, [Stage("a"), Stage("b")], [Edge("a", "b", 1), Edge("a", "b", 3)]))
+    with pytest.raises(InputError, match="the position of one FIFO"):
+        run.set_depth("a->b", 2)
+    assert run.set_depth(0, 3) == simulate(run.pipeline).cycles
+
+
+@pytest.mark.filterwarnings("error")
+def test_sums_of_times_near_the_limit_do_not_overflow():
+    stages = [Stage(f"s{i}", 2**61 // 80) for i in range(8)]
+    run = Incremental(Pipeline(60, stages, [Edge(f"s{i}", f"s{i + 1}", 2) for i in range(7)]))
+    run.set_depth(0, 1)
+    assert run.result() == simulate(run.pipeline)

@@ -62,3 +62,5 @@ def test_no_settings():
 def test_refuses(wrong):
     with pytest.raises(InputError, match="depths"):
         simulate_many(CHAIN, wrong)
+    with pytest.raises(InputError, match="depths"):
+        CHAIN.with_depths(None)

@@ -279,3 +279,9 @@ def test_no_command_and_unknown_commands_are_refused(refused):
 
 def test_report_refuses_a_folder_that_is_no_run(refused, tmp_path):
     assert "results.json" in refused("report", str(tmp_path))
+
+
+def test_a_front_has_no_target(refused, tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps(CHAIN))
+    line = refused("size-fifos", str(tmp_path / "p.json"), "--pareto", "--target", "deadlock-free")
+    assert "target = 'deadlock-free': allowed is left out with --pareto" in line

@@ -198,8 +198,8 @@ def _shown(row: dict[str, Any], column: str) -> object:
 def size_fifos(
     target: Target,
     goal: Annotated[
-        str, typer.Option("--target", help='"deadlock-free", "full-speed", or a number of cycles.')
-    ] = "full-speed",
+        str | None, typer.Option("--target", help='"deadlock-free", "full-speed" (the default), or a number of cycles.')
+    ] = None,
     hardware: HardwareName = "zcu104",
     tile: Tile = 8,
     fifo: Fifo = 4,
@@ -214,6 +214,9 @@ def size_fifos(
     """The FIFO depths of smallest total bytes that reach a target, proven smallest or with the gap still open."""
     from fifo_sim import min_depths, pareto_depths
 
+    if pareto and goal is not None:
+        raise InputError("target", goal, "left out with --pareto", "the front has every target")
+    goal = goal or "full-speed"
     pipeline, lowered = _pipeline(target, hardware, tile, fifo, attention, images)
     names = [edge.name for edge in pipeline.edges]
     if pareto:
