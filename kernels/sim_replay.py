@@ -72,36 +72,6 @@ def _hand_on(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
 
 
 @inlined
-def _hands(stages: Words, edges: Words, slots: Words, table: Words, s: Word) -> Word:
-    """Fire a stage of kind HANDS; its start."""
-    k = stages[s + at.FIRED]
-    outs = stages[s + at.OUTPUT_COUNT]
-    here = _slot(edges, stages[s + at.IN_1], k)
-    begun = max(stages[s + at.FREE], slots[here])
-    if stages[s + at.INPUT_COUNT] > ONE:
-        there = _slot(edges, stages[s + at.IN_2], k)
-        begun = max(begun, slots[there])
-        slots[there] = begun + ONE
-    slots[here] = begun + ONE
-    done = begun + serve(stages, table, s)
-    first = stages[s + at.OUT_1]
-    ended = max(done, _room(edges, slots, first, k))
-    if outs > ONE:
-        second = stages[s + at.OUT_2]
-        ended = max(ended, _room(edges, slots, second, k))
-        if outs > TWO:
-            third = stages[s + at.OUT_3]
-            ended = max(ended, _room(edges, slots, third, k))
-            _hand_on(edges, slots, third, k, ended)
-        _hand_on(edges, slots, second, k, ended)
-    _hand_on(edges, slots, first, k, ended)
-    stages[s + at.BLOCKED] += ended - done
-    stages[s + at.FREE] = ended
-    stages[s + at.FIRED] = k + ONE
-    return begun
-
-
-@inlined
 def _return_one(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
     """Give token `k` of edge `e` back in `cycle`."""
     base, mask, peak = edges[e + at.SLOTS], edges[e + at.MASK], edges[e + at.PEAK]
@@ -136,9 +106,9 @@ def _return(edges: Words, slots: Words, table: Words, e: Word, k: Word, begun: W
 
 
 @inlined
-def _fill(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
-    """Write token `k` to edge `e` in `cycle`."""
-    if edges[e + at.HANDED]:
+def _fill(edges: Words, slots: Words, e: Word, k: Word, cycle: Word, handed: bool) -> None:
+    """Write token `k` to edge `e` in `cycle`; `handed` if it is known to be HANDED."""
+    if handed or edges[e + at.HANDED]:
         _hand_on(edges, slots, e, k, cycle)
         return
     base, mask, peak = edges[e + at.SLOTS], edges[e + at.MASK], edges[e + at.PEAK]
@@ -150,16 +120,9 @@ def _fill(edges: Words, slots: Words, e: Word, k: Word, cycle: Word) -> None:
 
 
 @inlined
-def _few(stages: Words, edges: Words, slots: Words, table: Words, s: Word) -> Word:
-    """Fire a stage of kind FEW; its start."""
-    k = stages[s + at.FIRED]
-    two_in, outs = stages[s + at.INPUT_COUNT] > ONE, stages[s + at.OUTPUT_COUNT]
-    here, there = stages[s + at.IN_1], stages[s + at.IN_2]
-    begun = max(stages[s + at.FREE], _there(edges, slots, table, here, k))
-    if two_in:
-        begun = max(begun, _there(edges, slots, table, there, k))
-    done = begun + serve(stages, table, s)
-    first = stages[s + at.OUT_1]
+def _end_few(stages: Words, edges: Words, slots: Words, s: Word, k: Word, done: Word, handed: bool) -> Word:
+    """End firing `k` of a stage of kind FEW, ready at `done`; its end. `handed` if all its outputs are HANDED."""
+    outs, first = stages[s + at.OUTPUT_COUNT], stages[s + at.OUT_1]
     ended = max(done, _room(edges, slots, first, k))
     if outs > ONE:
         second = stages[s + at.OUT_2]
@@ -167,15 +130,45 @@ def _few(stages: Words, edges: Words, slots: Words, table: Words, s: Word) -> Wo
         if outs > TWO:
             third = stages[s + at.OUT_3]
             ended = max(ended, _room(edges, slots, third, k))
-            _fill(edges, slots, third, k, ended)
-        _fill(edges, slots, second, k, ended)
-    _fill(edges, slots, first, k, ended)
-    _return(edges, slots, table, here, k, begun, ended)
-    if two_in:
-        _return(edges, slots, table, there, k, begun, ended)
+            _fill(edges, slots, third, k, ended, handed)
+        _fill(edges, slots, second, k, ended, handed)
+    _fill(edges, slots, first, k, ended, handed)
     stages[s + at.BLOCKED] += ended - done
     stages[s + at.FREE] = ended
     stages[s + at.FIRED] = k + ONE
+    return ended
+
+
+@inlined
+def _hands(stages: Words, edges: Words, slots: Words, table: Words, s: Word) -> Word:
+    """Fire a stage of kind HANDS; its start."""
+    k = stages[s + at.FIRED]
+    here = _slot(edges, stages[s + at.IN_1], k)
+    begun = max(stages[s + at.FREE], slots[here])
+    if stages[s + at.INPUT_COUNT] > ONE:
+        there = _slot(edges, stages[s + at.IN_2], k)
+        begun = max(begun, slots[there])
+        slots[there] = begun + ONE
+    slots[here] = begun + ONE
+    done = begun + serve(stages, table, s)
+    _end_few(stages, edges, slots, s, k, done, True)
+    return begun
+
+
+@inlined
+def _few(stages: Words, edges: Words, slots: Words, table: Words, s: Word) -> Word:
+    """Fire a stage of kind FEW; its start."""
+    k = stages[s + at.FIRED]
+    two_in = stages[s + at.INPUT_COUNT] > ONE
+    here, there = stages[s + at.IN_1], stages[s + at.IN_2]
+    begun = max(stages[s + at.FREE], _there(edges, slots, table, here, k))
+    if two_in:
+        begun = max(begun, _there(edges, slots, table, there, k))
+    done = begun + serve(stages, table, s)
+    ended = _end_few(stages, edges, slots, s, k, done, False)
+    _return(edges, slots, table, here, k, begun, ended)
+    if two_in:
+        _return(edges, slots, table, there, k, begun, ended)
     return begun
 
 
@@ -197,7 +190,7 @@ def _plain(stages: Words, edges: Words, slots: Words, links: Words, table: Words
     for i in range(first_in, last_in):
         _return(edges, slots, table, links[i], k, begun, ended)
     for i in range(first_out, last_out):
-        _fill(edges, slots, links[i], k, ended)
+        _fill(edges, slots, links[i], k, ended, False)
     stages[s + at.FREE] = ended
     stages[s + at.FIRED] = k + ONE
     return begun
