@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,8 +23,10 @@ from vit.errors import InputError
 BOOK = "workers of the search"  # a study whose running trials are the workers and those who want a turn
 TURN, BEAT = "turn", "beat"  # user attributes of these
 CONNECT_SECONDS = 10.0  # to reach the server, with as many attempts as gRPC makes in that time
+ANSWER_SECONDS = 30.0  # to each call: without a bound one to a host that vanished would never end
 BEAT_SECONDS, LEASE_SECONDS = 2.0, 20.0  # between signs of life; without one until a worker counts as dead
 POLL_SECONDS = 0.05
+REACHED = "a gRPC proxy of Optuna that can be reached"
 
 
 class GrpcProxy(Place):
@@ -38,7 +41,8 @@ class GrpcProxy(Place):
     it had: a trial is finished by one worker only.
 
     Raises:
-        InputError: no gRPC server answers within CONNECT_SECONDS, or gRPC is not installed.
+        InputError: no gRPC server answers within CONNECT_SECONDS, it is no proxy or has lost its database, or gRPC is
+            not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -133,10 +137,14 @@ class GrpcProxy(Place):
         return bool(seen == beat and now - since > LEASE_SECONDS)
 
     def _open_book(self) -> int:
+        import grpc
+
         try:
-            return self.storage.create_new_study([StudyDirection.MINIMIZE], BOOK)
-        except DuplicatedStudyError:
+            with suppress(DuplicatedStudyError):
+                return self.storage.create_new_study([StudyDirection.MINIMIZE], BOOK)
             return self.storage.get_study_id_from_name(BOOK)
+        except grpc.RpcError as error:
+            raise InputError("storage", self.name, REACHED, error.details()) from error
 
     def _connect(self, host: str, port: int) -> BaseStorage:
         try:
@@ -149,12 +157,14 @@ class GrpcProxy(Place):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             storage = GrpcStorageProxy(host=host, port=port)
+        for name, call in vars(storage._stub).items():
+            setattr(storage._stub, name, partial(call, timeout=ANSWER_SECONDS))
         try:
             storage.wait_server_ready(CONNECT_SECONDS)
         except ConnectionError as error:
             storage.close()
             hint = f"nothing answered for {CONNECT_SECONDS:g} seconds"
-            raise InputError("storage", self.name, "a gRPC proxy of Optuna that can be reached", hint) from error
+            raise InputError("storage", self.name, REACHED, hint) from error
         return storage
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 USER = "postgres" if os.getuid() == 0 else None  # the server refuses to run as root
 
 
@@ -19,6 +21,11 @@ def binaries() -> Path | None:
     found = shutil.which("initdb")
     places = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((place for place in places if (place / "pg_ctl").exists()), None)
+
+
+needs_server = pytest.mark.skipif(
+    binaries() is None, reason="PostgreSQL is not installed: the tests of PostgreSQL are skipped"
+)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Optuna's gRPC proxy before a database file, on a port of this machine: python -m tests.nas.proxy_server FILE PORT."""
+"""Optuna's gRPC proxy before a database, on a port of this machine: python -m tests.nas.proxy_server DATABASE PORT."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def server(file: Path) -> Iterator[str]:
-    """Yield the address of the server, which may take a moment to answer."""
+def server(database: str) -> Iterator[str]:
+    """Yield the address of the server, which may take a moment to answer; `database` is a URL of SQLAlchemy's."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tests.nas.proxy_server", str(file), str(port)]
+    command = [sys.executable, "-m", "tests.nas.proxy_server", database, str(port)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         try:
             yield f"grpc://127.0.0.1:{port}"
@@ -29,4 +29,4 @@ def server(file: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    run_grpc_proxy_server(get_storage(f"sqlite:///{sys.argv[1]}"), host="127.0.0.1", port=int(sys.argv[2]))
+    run_grpc_proxy_server(get_storage(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))

@@ -1,28 +1,26 @@
-import json
-import os
-import signal
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from nas import search
 from nas.grpc_proxy import GrpcProxy
 from nas.pareto import finished
 from nas.place import Overtaken
-from nas.storage import forget, holds_study, open_place
+from nas.storage import forget, open_place
 from nas.task import Task
-from tests.nas.proxy_server import ROOT, server
-from tests.nas.toy import toy_data, toy_recipe, toy_space
+from tests.nas import postgres_server
+from tests.nas.proxy_server import server
+from tests.nas.shared_study import goes_on_as_in_memory, kill_one_in_mid_trial, toy_search
 from vit import InputError
 
 pytest.importorskip("grpc", reason="grpcio is not installed: the tests of the proxy are skipped")
 BEAT, LEASE = 0.4, 2.5
-WORKER = f"""
+BRISK_WORKER = f"""
 import nas.grpc_proxy as proxy
 proxy.BEAT_SECONDS, proxy.LEASE_SECONDS = {BEAT}, {LEASE}
 from tests.nas.worker import main
@@ -32,59 +30,45 @@ main()
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with server(tmp_path_factory.mktemp("proxy") / "study.db") as address:
+    with server(f"sqlite:///{tmp_path_factory.mktemp('proxy') / 'study.db'}") as address:
         yield address
 
 
 @pytest.fixture
-def url(started: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The server without a study."""
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are taken for dead sooner, and a server that may take its time to start."""
     monkeypatch.setattr("nas.grpc_proxy.BEAT_SECONDS", BEAT)
     monkeypatch.setattr("nas.grpc_proxy.LEASE_SECONDS", LEASE)
     monkeypatch.setattr("nas.grpc_proxy.CONNECT_SECONDS", 60.0)
+
+
+@pytest.fixture
+def url(started: str, brisk: None) -> str:
+    """The server without a study."""
     forget(started)
     return started
 
 
-def toy_search(storage: str | None, trials: int) -> optuna.Study:
-    given = {"objectives": ("accuracy", "params"), "recipe": toy_recipe()}
-    return search(toy_space(), toy_data(), None, trials=trials, storage=storage, **given)
-
-
-def worker(url: str, trials: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WORKER, url, str(trials), "0.1"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-
-
 def test_three_workers_of_which_one_is_killed_in_mid_trial(url: str) -> None:
-    trials = 9
-    crew = [worker(url, trials) for _ in range(3)]
-    assert crew[0].stdout is not None
-    for line in crew[0].stdout:
-        if line.endswith("epoch\n"):
-            break
-    os.kill(crew[0].pid, signal.SIGKILL)
-    for process in crew:
-        process.communicate()
-    assert [process.returncode for process in crew] == [-signal.SIGKILL, 0, 0]
-    study = toy_search(url, trials)  # has nothing left to do
-    candidates = [json.dumps(trial.params, sort_keys=True) for trial in finished(study)]
-    assert len(candidates) == len(set(candidates)) == trials
-    lost = [trial.params for trial in study.trials if trial.state == TrialState.FAIL]
+    lost, finishers = kill_one_in_mid_trial(url, workers=3, trials=9, program=("-c", BRISK_WORKER))
     assert lost
-    assert all(params in [trial.params for trial in finished(study)] for params in lost)
-    assert len({trial.user_attrs["worker"] for trial in finished(study)}) >= 2
+    assert finishers >= 2
+
+
+@postgres_server.needs_server
+def test_two_workers_before_postgresql_of_which_one_is_killed_in_mid_trial(brisk: None) -> None:
+    pytest.importorskip("psycopg", reason="psycopg is not installed: the tests of PostgreSQL are skipped")
+    with (
+        postgres_server.server() as database,
+        server(database.replace("postgresql://", "postgresql+psycopg://")) as url,
+    ):
+        lost, finishers = kill_one_in_mid_trial(url, workers=2, trials=4, program=("-c", BRISK_WORKER))
+    assert lost
+    assert finishers
 
 
 def test_one_worker_finds_what_it_finds_in_memory_and_goes_on(url: str) -> None:
-    whole = toy_search(None, 6)
-    for trials in (2, 6):
-        study = toy_search(url, trials)
-    assert [(t.params, t.values) for t in finished(study)] == [(t.params, t.values) for t in finished(whole)]
-    assert holds_study(url)
-    forget(url)
-    assert not holds_study(url)
-    forget(url)  # of nothing is no error
+    goes_on_as_in_memory(url)
 
 
 def test_turns_exclude_one_another_and_go_on_when_their_holder_dies(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +127,30 @@ def test_an_absent_server_is_told_in_bounded_time(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("nas.grpc_proxy.CONNECT_SECONDS", 0.5)
     with pytest.raises(InputError, match=r"can be reached.*nothing answered for 0.5 seconds"):
         open_place("grpc://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(("answers", "told"), [(False, "Deadline Exceeded"), (True, "Method not found")])
+def test_a_server_that_is_no_proxy_or_falls_silent_is_told_in_bounded_time(
+    monkeypatch: pytest.MonkeyPatch, answers: bool, told: str
+) -> None:
+    import grpc
+
+    monkeypatch.setattr("nas.grpc_proxy.ANSWER_SECONDS", 0.5)
+    let_go = threading.Event()
+
+    class Silent(grpc.GenericRpcHandler):
+        def service(self, call: object) -> object:
+            return grpc.unary_unary_rpc_method_handler(lambda *_: let_go.wait())
+
+    other = grpc.server(ThreadPoolExecutor(2), handlers=[] if answers else [Silent()])
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
+    try:
+        with pytest.raises(InputError, match=rf"can be reached.*{told}"):
+            open_place(f"grpc://127.0.0.1:{port}")
+    finally:
+        let_go.set()
+        other.stop(None).wait()
 
 
 def test_without_grpc_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,28 +1,17 @@
-import json
-import os
-import signal
-import subprocess
-import sys
+import socket
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 
-import optuna
 import pytest
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 
-from nas import search
-from nas.pareto import finished
 from nas.postgres import shown
-from nas.storage import forget, holds_study, open_place
-from tests.nas.postgres_server import binaries, server
-from tests.nas.toy import toy_data, toy_recipe, toy_space
+from nas.storage import open_place
+from tests.nas.postgres_server import needs_server, server
+from tests.nas.shared_study import goes_on_as_in_memory, kill_one_in_mid_trial
 from vit import InputError
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: the tests of PostgreSQL are skipped")
-needs_server = pytest.mark.skipif(
-    binaries() is None, reason="PostgreSQL is not installed: the tests of PostgreSQL are skipped"
-)
 
 
 @pytest.fixture
@@ -40,47 +29,16 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             storage.engine.dispose()
 
 
-def toy_search(storage: str | None, trials: int) -> optuna.Study:
-    given = {"objectives": ("accuracy", "params"), "recipe": toy_recipe()}
-    return search(toy_space(), toy_data(), None, trials=trials, storage=storage, **given)
-
-
-def worker(url: str, trials: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.nas.worker", url, str(trials), "0.1"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
-
-
 @needs_server
 def test_four_workers_of_which_one_is_killed_in_mid_trial(url: str) -> None:
-    trials = 12
-    crew = [worker(url, trials) for _ in range(4)]
-    assert crew[0].stdout is not None
-    for line in crew[0].stdout:
-        if line.endswith("epoch\n"):
-            break
-    os.kill(crew[0].pid, signal.SIGKILL)
-    for process in crew:
-        process.communicate()
-    assert [process.returncode for process in crew] == [-signal.SIGKILL, 0, 0, 0]
-    study = toy_search(url, trials)  # has nothing left to do
-    candidates = [json.dumps(trial.params, sort_keys=True) for trial in finished(study)]
-    assert len(candidates) == len(set(candidates)) == trials
-    lost = [trial.params for trial in study.trials if trial.state == TrialState.FAIL]
-    assert len(lost) == 1
-    assert lost[0] in [trial.params for trial in finished(study)]
-    assert len({trial.user_attrs["worker"] for trial in finished(study)}) >= 3
+    lost, finishers = kill_one_in_mid_trial(url, workers=4, trials=12)
+    assert lost == 1
+    assert finishers >= 3
 
 
 @needs_server
 def test_one_worker_finds_what_it_finds_in_memory_and_goes_on(url: str) -> None:
-    whole = toy_search(None, 6)
-    for trials in (2, 6):
-        study = toy_search(url, trials)
-    assert [(t.params, t.values) for t in finished(study)] == [(t.params, t.values) for t in finished(whole)]
-    assert holds_study(url)
-    forget(url)
-    assert not holds_study(url)
-    forget(url)  # of nothing is no error
+    goes_on_as_in_memory(url)
 
 
 @needs_server
@@ -97,6 +55,27 @@ def test_an_absent_server_is_told_after_a_bounded_number_of_attempts(monkeypatch
         open_place("postgresql://me:secret@127.0.0.1:9/nowhere")
     assert "secret" not in str(caught.value)
     assert caught.value.field == "storage"
+
+
+@needs_server
+def test_every_connection_notices_a_host_that_vanishes(url: str) -> None:
+    asked = {"connect_timeout": "7", "keepalives_idle": "30", "tcp_user_timeout": "60000"}
+    place = open_place(f"{url}?connect_timeout=7&options=-c%20statement_timeout%3D1234")
+    assert isinstance(place.storage, RDBStorage)
+    with closing(place), place.storage.engine.connect() as pooled:
+        for connection in (place._control, pooled.connection.driver_connection):  # type: ignore[attr-defined]
+            assert asked.items() <= connection.info.get_parameters().items()  # as the address says, where it does
+            assert connection.execute("SHOW statement_timeout").fetchone()[0] == "1234ms"
+            assert "tcp_keepalives_idle=30" in connection.info.options
+
+
+def test_a_host_that_swallows_everything_is_told_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.postgres.ATTEMPTS", 1)
+    monkeypatch.setattr("nas.postgres.CONNECT_SECONDS", 2)  # libpq's least
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(InputError, match="can be reached; 1 attempts: connection timeout expired"):
+            open_place(f"postgresql://me@127.0.0.1:{port}/nowhere")
 
 
 def test_a_malformed_address_is_named() -> None:
