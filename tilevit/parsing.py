@@ -8,6 +8,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from tilevit.folder import FRESH
+from vit.errors import EarlierWork, InputError
+
 SHOWN = {  # what stands behind an option in --help, by typer's name of its type
     "<int>": "N",
     "<int range>": "N",
@@ -20,7 +23,10 @@ SHOWN = {  # what stands behind an option in --help, by typer's name of its type
 
 
 class Command(TyperCommand):
-    """A command that refuses an option given twice, of which the first would be lost, and an empty value."""
+    """A command that refuses an option given twice, of which the first would be lost, and an empty value.
+
+    One that can forget earlier work says so where that stands in the way.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Check, then parse as typer does."""
@@ -33,6 +39,15 @@ class Command(TyperCommand):
                 if value == "" or (isinstance(value, (list, tuple)) and "" in value):
                     ctx.fail(f"{name} = '': allowed is a value that is not empty")
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except EarlierWork as error:
+            if not any("--fresh" in param.opts for param in self.params):
+                raise
+            raise InputError(error.field, error.value, error.allowed, f"{error.hint}; {FRESH}") from error
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, with `--json` in place of `--json <bool>`."""

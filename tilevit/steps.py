@@ -211,11 +211,15 @@ def packed_file(at: Place) -> Path:
     return at.latest.with_name("packed.safetensors" if stem == "model" else f"{stem}_packed.safetensors")
 
 
+def epochs_after(recipe: RecipeTable | None, epochs: int | None, usual: Result) -> int:
+    """Epochs of the training after a model was made smaller: as told, by the recipe, or `usual`."""
+    told: int = {**usual, **recipe_table(recipe)}["epochs"] if epochs is None else epochs
+    return told
+
+
 def _retraining(at: Place, recipe: RecipeTable | None, epochs: int | None, lr: float | None, usual: Result) -> Any:
     """The recipe of the epochs after a model was made smaller, `usual` where nothing else is said; None for none."""
-    table = {**usual, **recipe_table(recipe)}
-    if epochs is not None:
-        table["epochs"] = epochs
+    table = {**usual, **recipe_table(recipe), "epochs": epochs_after(recipe, epochs, usual)}
     return training_recipe(at, table, lr=lr) if table["epochs"] else None
 
 

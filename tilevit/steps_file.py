@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tilevit import steps
+from tilevit.idle import refuse_idle_in_step
 from tilevit.settings import LARGEST_SEED, LARGEST_SIDE
 from vit.errors import InputError, require_choice, require_float, require_int, require_known_keys
 from vit.files import read_toml
@@ -93,7 +94,8 @@ def read_steps(file: Path, flags: Mapping[str, Any], *, reduced: bool = False) -
         reduced: in reduced form.
 
     Raises:
-        InputError: an unknown or mistyped key, a step of no known kind, a name given twice, a flag of no meaning here.
+        InputError: an unknown or mistyped key, a step of no known kind, a name given twice, an option or a flag of no
+            meaning here.
     """
     table = dict(read_toml(file, "config"))
     small, listed = _table("reduced", table.pop("reduced", None if reduced else {})), table.pop("steps", None)
@@ -128,6 +130,7 @@ def _step(entry: Mapping[str, Any], number: int, before: list[Step], reduced: bo
     kind = require_choice(f"step {name}: run", kind, KINDS)
     for source in (options, small):
         _check_options(name, kind, source)
+    refuse_idle_in_step(kind, options, f"step {name}: ")
     chosen = {**options, **small} if reduced else options
     required = [key for key, spec in _parameters(kind).items() if spec.default is inspect.Parameter.empty]
     missing = next((key for key in required if key not in chosen), None)

@@ -24,6 +24,10 @@ class InputError(ValueError):
         return type(self), (self.field, self.value, self.allowed, self.hint)
 
 
+class EarlierWork(InputError):
+    """A place that holds work with other settings. Commands that can forget it say how."""
+
+
 def require_int(field: str, value: object, low: int = 1, high: int | None = None) -> int:
     """`value` as an int in [low, high]; a bool, a fraction or anything else is an InputError."""
     is_int = isinstance(value, int) and not isinstance(value, bool)

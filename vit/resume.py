@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vit.checkpoint import canonical_state
-from vit.errors import InputError
+from vit.errors import EarlierWork
 from vit.image_set import DataSplits
 from vit.masks import masks, prunable_layers, set_mask
 from vit.recipe import Recipe
@@ -75,13 +75,14 @@ class TrainingState:
         """The state in `path`.
 
         Raises:
-            InputError: damaged, or the state of a training that differs from `identity`.
+            InputError: damaged.
+            EarlierWork: the state of a training that differs from `identity`.
         """
         arrays, metadata = read_tensors(path, kind=KIND, field="out")
         for what, value in identity.items():
             if metadata["identity"].get(what) != value:
                 allowed = "the folder of this training, or one without a training of this name"
-                raise InputError("out", str(path), allowed, f"it holds a training with another {what}: delete it first")
+                raise EarlierWork("out", str(path), allowed, f"it holds a training with another {what}")
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}, "average": {}}
         for key, array in arrays.items():
             part, _, name = key.partition("/")

@@ -101,7 +101,7 @@ def test_a_folder_with_another_supernet_is_refused(tmp_path: Path) -> None:
         (toy_space(), replace(RECIPE, seed=1), 2),
         (toy_space(), RECIPE, 1),
     ):
-        with pytest.raises(InputError, match=r"out = .*delete it first"):
+        with pytest.raises(InputError, match=r"out = .*it holds a training with another"):
             train_supernet(space, toy_data(), recipe, tmp_path, between=between)
 
 

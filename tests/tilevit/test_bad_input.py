@@ -6,9 +6,12 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from quant import QuantConfig, convert, prepare_qat
 from tilevit.cli import _exit_code
+from tilevit.idle import refuse_idle_in_step
 from vit import VisionTransformer, ViTConfig, save_checkpoint
 
 CHAIN = {
@@ -145,19 +148,43 @@ def model(tmp_path):
     return str(file)
 
 
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory):
+    """The file of a small packed model."""
+    network = VisionTransformer(ViTConfig(8, 2, 1, 10, dim=16, depth=1, heads=2))
+    file = tmp_path_factory.mktemp("packed") / "packed.safetensors"
+    convert(prepare_qat(network, QuantConfig(), calibration=torch.rand(4, 1, 8, 8))).save(file)
+    return str(file)
+
+
 @pytest.mark.parametrize(
     "command",
     [["sweep", "--tiles", "4"], ["export"], ["simulate", "--trace"], ["simulate", "--gantt"], ["search", "--export"]],
 )
-def test_a_file_goes_into_a_folder_that_exists(refused, model, tmp_path, command):
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(refused, model, tmp_path, command):
     arguments = [command[0], *([] if command[0] == "search" else [model]), *command[1:]]
     flag = [] if command[-1].startswith("--") else ["--out"]
     name = (command[-1] if not flag else "--out").removeprefix("--")
-    line = refused(*arguments, *flag, str(tmp_path / "no" / "file.x"))
-    assert line.startswith(f"tilevit: {name} = '{tmp_path}/no/file.x'")
-    assert f"there is no folder {tmp_path}/no" in line
+    line = refused(*arguments, *flag, f"{model}/no/file.x")
+    assert line.startswith(f"tilevit: {name} = '{model}/no/file.x'")
+    assert f"{model} is none" in line
+    assert "a file that can be written; the system says of /proc" in refused(*arguments, *flag, "/proc/no/file.x")
     assert "this is a folder" in refused(*arguments, *flag, str(tmp_path))
     assert "device" in refused(*arguments, *flag, "/dev/full")
+
+
+def test_missing_folders_of_a_file_are_made_when_it_is_written(tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps(CHAIN))
+    trace = tmp_path / "not" / "yet" / "trace.json"
+    assert _exit_code(["simulate", str(tmp_path / "p.json"), "--trace", str(trace)]) == 0
+    assert json.loads(trace.read_text())
+
+
+@pytest.mark.parametrize("command", [["search"], ["train"], ["prune", "--sparsity", "0.5"], ["qat"], ["ptq"]])
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(refused, model, command):
+    arguments = [command[0], *([] if command[0] == "search" else [model]), *command[1:]]
+    line = refused(*arguments, "--out", "/proc/tilevit/out")
+    assert "out = '/proc/tilevit/out': allowed is a folder that can be written" in line
 
 
 @pytest.mark.parametrize("flag", ["--tiles", "--fifos"])
@@ -285,3 +312,65 @@ def test_a_front_has_no_target(refused, tmp_path):
     (tmp_path / "p.json").write_text(json.dumps(CHAIN))
     line = refused("size-fifos", str(tmp_path / "p.json"), "--pareto", "--target", "deadlock-free")
     assert "target = 'deadlock-free': allowed is left out with --pareto" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["simulate", "PIPELINE", "--hardware", "zcu104"], "hardware = 'zcu104': allowed is left out with a pipeline"),
+        (["simulate", "PIPELINE", "--tile=8"], "tile = 8"),
+        (["simulate", "PIPELINE", "--fifo", "2"], "fifo = 2"),
+        (["simulate", "PIPELINE", "--attention", "full"], "attention = 'full'"),
+        (["simulate", "PIPELINE", "--images", "2"], "images = 2"),
+        (["simulate", "PIPELINE", "--no-history"], "history = False: allowed is left out without --json"),
+        (["size-fifos", "PIPELINE", "--pareto", "--hardware", "no-such"], "hardware = 'no-such'"),
+        (["sweep", "MODEL", "--seed", "3"], "seed = 3: allowed is left out without --data"),
+        (["sweep", "MODEL", "--val-fraction", "0.2"], "val_fraction = 0.2"),
+        (["profile", "MODEL", "--split", "test"], "split = 'test': allowed is left out without --data"),
+        (["profile", "MODEL", "--val-fraction", "0.2"], "val_fraction = 0.2"),
+        (["profile", "MODEL", "--json", "--format", "csv"], "format = 'csv': allowed is left out with --json"),
+        (
+            ["export", "MODEL", "--out", "OUT", "--data", "digits"],
+            "data = 'digits': allowed is left out with --format onnx",
+        ),
+        (
+            ["export", "MODEL", "--out", "OUT", "--format", "packed", "--seed", "1"],
+            "seed = 1: allowed is left out without",
+        ),
+        (["evaluate", "PACKED", "--device", "cpu"], "device = 'cpu': allowed is left out with a packed model"),
+        (
+            ["distill", "MODEL", "--teacher", "MODEL", "--hard", "--temp", "2"],
+            "temp = 2.0: allowed is left out with hard",
+        ),
+        (["prune", "MODEL", "--nm", "2:4", "--scope", "erk"], "scope = 'erk': allowed is left out without sparsity"),
+        (["prune", "MODEL", "--sparsity", "0.5", "--round-to", "4"], "round_to = 4: allowed is left out unless units"),
+        (
+            ["prune", "MODEL", "--mlp", "0.5", "--gate-epochs", "4"],
+            "gate_epochs = 4: allowed is left out unless importance",
+        ),
+        (["prune", "MODEL", "--sparsity", "0.5", "--lr", "0.1"], "lr = 0.1: allowed is left out without epochs"),
+        (["prune", "MODEL", "--sparsity", "0.5", "--recipe", "MODEL"], "recipe = '"),
+        (["qat", "MODEL", "--epochs", "0", "--lr", "0.1"], "lr = 0.1: allowed is left out without epochs"),
+        (["search", "--supernet", "2", "--epochs", "2"], "epochs = 2: allowed is left out with --supernet"),
+        (
+            ["search", "--objectives", "params,macs", "--slack", "0.1"],
+            "slack = 0.1: allowed is left out where accuracy",
+        ),
+        (["search", "--fresh", "--resume"], "resume = True: allowed is left out with --fresh"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(refused, model, packed, tmp_path, command, line):
+    (tmp_path / "p.json").write_text(json.dumps(CHAIN))
+    files = {"PIPELINE": str(tmp_path / "p.json"), "MODEL": model, "PACKED": packed, "OUT": str(tmp_path / "out")}
+    assert refused(*(files.get(word, word) for word in command)).startswith(f"tilevit: {line}")
+
+
+def test_options_that_count_are_not_idle():
+    for given in (
+        {"sparsity": 0.5, "scope": "erk", "epochs": 1, "lr": 0.1},
+        {"sparsity": 0.5, "recipe": {"epochs": 1}, "lr": 0.1},
+        {"mlp": 0.5, "round_to": 4, "importance": "gate", "gate_epochs": 2, "lr": 0.1},
+    ):
+        refuse_idle_in_step("prune", given)
+    refuse_idle_in_step("qat", {"lr": 0.1})
+    refuse_idle_in_step("distill", {"temp": 2.0})

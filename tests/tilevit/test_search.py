@@ -85,16 +85,9 @@ def searched(tmp_path, capsys):
 
     def run(*options: str, epochs: int = 1):
         capsys.readouterr()
-        flags = [
-            "--space",
-            str(tmp_path / "space.toml"),
-            "--epochs",
-            str(epochs),
-            "--out",
-            str(tmp_path / "out"),
-            "--json",
-        ]
-        code = _exit_code(["search", *flags, *options])
+        flags = ["--space", str(tmp_path / "space.toml"), "--out", str(tmp_path / "out"), "--json"]
+        trained = [] if "--supernet" in options else ["--epochs", str(epochs)]
+        code = _exit_code(["search", *flags, *trained, *options])
         told = capsys.readouterr()
         return json.loads(told.out) if code == 0 else told.err
 
@@ -131,7 +124,7 @@ def test_candidates_may_be_parts_of_a_supernet(searched, tmp_path, monkeypatch) 
     more = searched("--trials", "5", *flags)
     assert more["trials"] == 5
     assert state.stat().st_mtime_ns == trained  # once for all
-    assert "another recipe: delete it first" in searched(*flags[:3], "3")
+    assert "another recipe; --fresh starts over" in searched(*flags[:3], "3")
     assert "supernet is {" in searched(*flags[:2])
     assert searched("--trials", "5", *flags, "--fresh") == more
     assert state.stat().st_mtime_ns > trained

@@ -176,6 +176,7 @@ def test_a_printed_config_reads_back(file, tmp_path, capsys):
         ('name = "masked"', 'name = "first_best"', ["step 2: name = 'first_best'", "no step before"]),
         ('model = "first"', 'model = "frist"', ["step masked: model = 'frist'", "a step before it (first, first_best"]),
         ('model = "first"', "", ["step masked", "the key model"]),
+        ("sparsity = 0.5", 'nm = "2:4"\nscope = "erk"', ["step masked: scope = 'erk'", "left out without sparsity"]),
         ('models = ["small"]', 'models = "small"', ["step sides: models = 'small'", "a list of text"]),
         ("[[steps]]", 'data = "digitz"\n[[steps]]', ["data = 'digitz'"]),
         ("[[steps]]", "epochs = 3\n[[steps]]", ["key = 'epochs'", "title, data"]),

@@ -16,11 +16,13 @@ from tilevit.commands.options import (
     RecipeFile,
     Seed,
     ValFraction,
+    given_options,
     output_file,
     with_stats,
     working_in,
 )
 from tilevit.console import tell
+from tilevit.idle import refuse_idle, refuse_idle_in_step
 from vit.errors import require_choice
 from vit.recipe import VAL_FRACTION
 
@@ -40,6 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 def prune(
+    ctx: typer.Context,
     model: Model,
     data: Data = "digits",
     sparsity: Annotated[
@@ -69,6 +72,7 @@ def prune(
     """Remove weights: by magnitude (--sparsity), by pattern (--nm), or whole heads, MLP units and channels."""
     from tilevit import steps
 
+    refuse_idle_in_step("prune", given_options(ctx))
     at = working_in(out, data, val_fraction, seed, device, fresh, "finetune")
     result = steps.prune(
         at,
@@ -91,6 +95,7 @@ def prune(
 
 
 def qat(
+    ctx: typer.Context,
     model: Model,
     data: Data = "digits",
     weights: Annotated[str, typer.Option(help="pot4, pot6, apot4, apot6, int4, int6 or int8.")] = "pot4",
@@ -114,6 +119,7 @@ def qat(
     """Quantisation-aware training, then the packed model of the integer engine. Pruned weights stay exactly zero."""
     from tilevit import steps
 
+    refuse_idle_in_step("qat", given_options(ctx))
     at = working_in(out, data, val_fraction, seed, device, fresh, "qat")
     result = steps.qat(
         at,
@@ -150,6 +156,7 @@ def ptq(
 
 
 def export(
+    ctx: typer.Context,
     model: Model,
     out: Annotated[Path, output_file("File to write.")],
     format: Annotated[
@@ -166,6 +173,10 @@ def export(
     from tilevit.models import load_model
 
     require_choice("format", format, FORMATS)
+    if format != "packed":
+        refuse_idle(given_options(ctx), ("data", "val_fraction", "seed"), f"with --format {format}")
+    elif data is None:
+        refuse_idle(given_options(ctx), ("val_fraction", "seed"), "without --data")
     if format == "verilog":
         from fifo_sim import Pipeline, to_verilog
         from vit.files import write_text

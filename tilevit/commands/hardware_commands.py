@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tilevit.commands.options import HardwareName, Json, Model, ValFraction, listed, output_file
+from tilevit.commands.options import HardwareName, Json, Model, ValFraction, given_options, listed, output_file
 from tilevit.console import emit_json, progress, say, table, tell
+from tilevit.idle import refuse_idle
 from tilevit.settings import LARGEST
 from vit.errors import InputError, require_int
 from vit.recipe import VAL_FRACTION
@@ -25,6 +26,7 @@ Target = Annotated[
 Tile = Annotated[int, typer.Option(help="Tokens a tile.", min=1)]
 Fifo = Annotated[int, typer.Option(help="Depth of the FIFOs between stages, tiles.", min=1)]
 Attention = Annotated[str, typer.Option(help="What a tile attends to: full, window or tile.")]
+FOR_MODELS = ("hardware", "tile", "fifo", "attention", "images")
 Images = Annotated[int, typer.Option(help="Images that follow one another without a gap.", min=1)]
 
 
@@ -35,6 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
+    ctx: typer.Context,
     target: Target,
     hardware: HardwareName = "zcu104",
     tile: Tile = 8,
@@ -61,7 +64,9 @@ def simulate(
     import fifo_sim
     from fifo_sim import simulate as simulated
 
-    pipeline, lowered = _pipeline(target, hardware, tile, fifo, attention, images)
+    if not json:
+        refuse_idle(given_options(ctx), ("history",), "without --json")
+    pipeline, lowered = _pipeline(ctx, target, hardware, tile, fifo, attention, images)
     result = simulated(pipeline, history=history and json)
     told: dict[str, Any] = {
         "cycles": result.cycles,
@@ -116,6 +121,7 @@ def _show_simulation(
 
 
 def sweep(
+    ctx: typer.Context,
     model: Model,
     tiles: Annotated[str, typer.Option(help="Comma-separated tile sizes, tokens.")] = "1,2,4,8,16",
     fifos: Annotated[str, typer.Option(help="Comma-separated FIFO depths, tiles.")] = "1,2,4,8",
@@ -143,7 +149,9 @@ def sweep(
         for value in values:
             require_int(name, value, 1, LARGEST)
     splits = None
-    if data is not None:
+    if data is None:
+        refuse_idle(given_options(ctx), ("val_fraction", "seed"), "without --data")
+    else:
         from vit import load_data
 
         splits = load_data(data, val_fraction=val_fraction, seed=seed)
@@ -196,6 +204,7 @@ def _shown(row: dict[str, Any], column: str) -> object:
 
 
 def size_fifos(
+    ctx: typer.Context,
     target: Target,
     goal: Annotated[
         str | None, typer.Option("--target", help='"deadlock-free", "full-speed" (the default), or a number of cycles.')
@@ -217,7 +226,7 @@ def size_fifos(
     if pareto and goal is not None:
         raise InputError("target", goal, "left out with --pareto", "the front has every target")
     goal = goal or "full-speed"
-    pipeline, lowered = _pipeline(target, hardware, tile, fifo, attention, images)
+    pipeline, lowered = _pipeline(ctx, target, hardware, tile, fifo, attention, images)
     names = [edge.name for edge in pipeline.edges]
     if pareto:
         front = pareto_depths(lowered or pipeline, seconds=seconds)
@@ -239,11 +248,12 @@ def size_fifos(
 
 
 def _pipeline(
-    target: str, hardware: str, tile: int, fifo: int, attention: str, images: int
+    ctx: typer.Context, target: str, hardware: str, tile: int, fifo: int, attention: str, images: int
 ) -> tuple[Pipeline, Lowered | None]:
     from fifo_sim import Pipeline, lower
 
     if Path(target).suffix == ".json":
+        refuse_idle(given_options(ctx), FOR_MODELS, "with a pipeline file, which says everything itself")
         return Pipeline.from_json(target), None
     if Path(target).suffix == ".toml":
         from tilevit.models import model_table

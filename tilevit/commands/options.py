@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,6 +46,7 @@ def working_in(out: Path, data: str, val_fraction: float, seed: int, device: str
     from tilevit.training import Place
     from vit import load_data
 
+    require_room("out", out)
     splits = load_data(data, val_fraction=val_fraction, seed=seed)
     return Place(splits, out, out / "model.safetensors", seed=seed, device=device, fresh=fresh, name=name)
 
@@ -60,8 +61,18 @@ def with_stats(result: dict[str, Any], at: Place) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key != "history"} | {"stats": str(stats)}
 
 
+def given_options(ctx: typer.Context) -> dict[str, Any]:
+    """{name: value} of the options on the command line, without those left at their defaults."""
+    return {name: value for name, value in ctx.params.items() if _was_given(ctx, name)}
+
+
+def _was_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def output_file(help: str) -> Any:
-    """An option that names a file: where it goes is known to be there before any work is done."""
+    """An option that names a file: that it can be written is known before any work is done."""
     return typer.Option(help=help, metavar="FILE", callback=_require_place)
 
 
@@ -133,14 +144,28 @@ def listed(name: str, text: str, kind: str = "str") -> list[Any]:
         raise InputError(name, text, f"{_PARSED[kind]} separated by commas") from None
 
 
+def require_room(name: str, path: Path, kind: str = "folder") -> None:
+    """Refuse a place for a folder, or for a file, that cannot be written; folders on the way to it may be missing.
+
+    Raises:
+        InputError: the nearest folder that is there is none, or nothing can be put into it.
+    """
+    shown = str(path)
+    if kind == "file" and path.exists() and not path.is_file():
+        raise InputError(name, shown, "a file", "this is a folder" if path.is_dir() else "this is a device or a pipe")
+    place = path.absolute() if kind == "folder" else path.absolute().parent
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not there.is_dir():
+        raise InputError(name, shown, f"a {kind} in a folder", f"{there} is none")
+    try:
+        with TemporaryFile(dir=there):  # permissions do not tell: root has them where nothing can be written
+            pass
+    except OSError as error:
+        hint = f"the system says of {there}: {error.strerror}"
+        raise InputError(name, shown, f"a {kind} that can be written", hint) from error
+
+
 def _require_place(param: typer.CallbackParam, value: Path | None) -> Path | None:
-    if value is None:
-        return None
-    name, shown = str(param.name), str(value)
-    if not value.parent.is_dir():
-        raise InputError(name, shown, "a file in a folder that exists", f"there is no folder {value.parent}")
-    if value.exists() and not value.is_file():
-        raise InputError(name, shown, "a file", "this is a folder" if value.is_dir() else "this is a device or a pipe")
-    if not os.access(value.parent, os.W_OK):
-        raise InputError(name, shown, "a file in a folder that can be written")
+    if value is not None:
+        require_room(str(param.name), value, "file")
     return value

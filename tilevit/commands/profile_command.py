@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tilevit.commands.options import Json, Seed, ValFraction
+from tilevit.commands.options import Json, Seed, ValFraction, given_options
 from tilevit.console import emit_json, say, table, tell
+from tilevit.idle import refuse_idle
 from tilevit.settings import MACHINES
 from vit.errors import InputError, require_choice
 from vit.recipe import VAL_FRACTION
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def profile(
+    ctx: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(metavar="MODEL...", help="Checkpoints, packed models, TOML files with a [model] table, timm's."),
@@ -57,6 +59,11 @@ def profile(
     from tilevit.models import load_model
     from vit import load_data
 
+    given = given_options(ctx)
+    if json:
+        refuse_idle(given, ("format",), "with --json")
+    if data is None:
+        refuse_idle(given, ("split", "val_fraction"), "without --data")
     form = "json" if json else require_choice("format", format, FORMATS)
     require_choice("split", split, ("val", "test"))
     specs = [*([] if compare is None else [compare]), *models]

@@ -7,9 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from tilevit.commands.options import Data, Device, Fresh, HardwareName, Json, Seed, ValFraction, listed, output_file
+from tilevit.commands.options import (
+    Data,
+    Device,
+    Fresh,
+    HardwareName,
+    Json,
+    Seed,
+    ValFraction,
+    given_options,
+    listed,
+    output_file,
+    require_room,
+)
 from tilevit.commands.search_view import live_front, show_front
 from tilevit.console import emit_json, percent, progress, say
+from tilevit.idle import refuse_idle
 from vit.errors import InputError
 from vit.recipe import VAL_FRACTION
 
@@ -20,6 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def search(
+    ctx: typer.Context,
     data: Data = "digits",
     space: Annotated[
         Path | None, typer.Option(help="TOML file of a SearchSpace; default: one that suits the images.")
@@ -86,6 +100,14 @@ def search(
     from vit import Recipe, load_data
     from vit.files import write_json
 
+    given, names = given_options(ctx), listed("objectives", objectives)
+    if "accuracy" not in names:
+        refuse_idle(given, ("epochs", "slack", "device"), "where accuracy is no objective")
+    if supernet:
+        refuse_idle(given, ("epochs",), "with --supernet, whose epochs are its own")
+    if fresh:
+        refuse_idle(given, ("resume",), "with --fresh")
+    require_room("out", out)
     splits = load_data(data, val_fraction=val_fraction, seed=seed)
     place = storage or out / "study" / "journal.log"
     if fresh:
@@ -98,7 +120,6 @@ def search(
         if space
         else nas.SearchSpace.for_image(splits.image_size, splits.in_channels, splits.num_classes)
     )
-    names = listed("objectives", objectives)
     shared: nas.Supernet | None = None
     if supernet:
         if early_stopping or dask or "accuracy" not in names:

@@ -16,10 +16,12 @@ from tilevit.commands.options import (
     RecipeFile,
     Seed,
     ValFraction,
+    given_options,
     with_stats,
     working_in,
 )
 from tilevit.console import tell
+from tilevit.idle import refuse_idle, refuse_idle_in_step
 from vit.errors import InputError, require_choice
 from vit.recipe import VAL_FRACTION
 
@@ -66,6 +68,7 @@ def train(
 
 
 def distill(
+    ctx: typer.Context,
     teacher: Annotated[
         str, typer.Option(help="Checkpoint of the teacher, or a timm name (then with pretrained weights).")
     ],
@@ -92,6 +95,7 @@ def distill(
     """Train a small student to answer like a teacher: lam_kd·T²·KL + lam_f·feature MSE + lam_ce·cross-entropy."""
     from tilevit import steps
 
+    refuse_idle_in_step("distill", given_options(ctx))
     at = working_in(out, data, val_fraction, seed, device, fresh, "distill")
     result = steps.distill(
         at,
@@ -111,6 +115,7 @@ def distill(
 
 
 def evaluate(
+    ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A checkpoint, float or QAT, or a packed model.")],
     data: Data = "digits",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
@@ -132,6 +137,7 @@ def evaluate(
         raise InputError("model", model, "a checkpoint or a packed model", "this one is not trained: see tilevit train")
     images = getattr(splits, split)
     if loaded.kind == "packed":
+        refuse_idle(given_options(ctx), ("device",), "with a packed model")
         accuracy, _ = packed_accuracy(loaded.packed(), images)
     else:
         accuracy = measured(loaded.network(), images, device=device).accuracy

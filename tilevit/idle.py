@@ -1,0 +1,53 @@
+"""Options that would change nothing where they are given: refused, because who gives one means it to count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vit.errors import InputError
+
+
+def refuse_idle(given: Mapping[str, Any], names: Iterable[str], where: str, prefix: str = "") -> None:
+    """Refuse the options called `names` here.
+
+    Args:
+        given: the options that were given, {name: value}, without those left at their defaults.
+        where: why they are idle, such as "without --data".
+        prefix: of the name in the message.
+
+    Raises:
+        InputError: one of them was given.
+    """
+    for name in names:
+        if name in given:
+            value = str(given[name]) if isinstance(given[name], Path) else given[name]
+            raise InputError(prefix + name, value, f"left out {where}", "it would change nothing")
+
+
+def refuse_idle_in_step(kind: str, given: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse what changes nothing in a step of this kind, be it a command or a table in a file of steps.
+
+    Raises:
+        InputError: such an option was given.
+    """
+    from tilevit import steps
+
+    def refuse(used: object, names: tuple[str, ...], where: str) -> None:
+        if not used:
+            refuse_idle(given, names, where, prefix)
+
+    if kind == "distill":
+        refuse(not given.get("hard"), ("temp",), "with hard")
+    elif kind == "prune":
+        gated = given.get("importance") == "gate"
+        trains = steps.epochs_after(given.get("recipe"), given.get("epochs"), steps.PRUNED)
+        refuse("sparsity" in given, ("scope",), "without sparsity")
+        refuse(any(given.get(name) for name in ("heads", "mlp", "channels")), ("round_to",), "unless units are cut")
+        refuse(gated, ("gate_epochs", "gate_penalty"), "unless importance is gate")
+        refuse(gated or trains, ("lr",), "without epochs")
+        refuse(trains, ("recipe",), "without epochs")
+    elif kind == "qat":
+        trains = steps.epochs_after(given.get("recipe"), given.get("epochs"), steps.QUANTISED)
+        refuse(trains, ("lr", "recipe"), "without epochs")
