@@ -38,6 +38,7 @@ def refuse_idle_in_step(kind: str, given: Mapping[str, Any], prefix: str = "") -
         if not used:
             refuse_idle(given, names, where, prefix)
 
+    overridden = "epochs" in given  # 0 beside a recipe says that its epochs are not wanted
     if kind == "distill":
         refuse(not given.get("hard"), ("temp",), "with hard")
     elif kind == "prune":
@@ -47,7 +48,8 @@ def refuse_idle_in_step(kind: str, given: Mapping[str, Any], prefix: str = "") -
         refuse(any(given.get(name) for name in ("heads", "mlp", "channels")), ("round_to",), "unless units are cut")
         refuse(gated, ("gate_epochs", "gate_penalty"), "unless importance is gate")
         refuse(gated or trains, ("lr",), "without epochs")
-        refuse(trains, ("recipe",), "without epochs")
+        refuse(trains or overridden, ("recipe",), "without epochs")
     elif kind == "qat":
         trains = steps.epochs_after(given.get("recipe"), given.get("epochs"), steps.QUANTISED)
-        refuse(trains, ("lr", "recipe"), "without epochs")
+        refuse(trains, ("lr",), "without epochs")
+        refuse(trains or overridden, ("recipe",), "without epochs")

@@ -59,13 +59,13 @@ def profile(
     from tilevit.models import load_model
     from vit import load_data
 
+    form = "json" if json else require_choice("format", format, FORMATS)
+    require_choice("split", split, ("val", "test"))
     given = given_options(ctx)
     if json:
         refuse_idle(given, ("format",), "with --json")
     if data is None:
         refuse_idle(given, ("split", "val_fraction"), "without --data")
-    form = "json" if json else require_choice("format", format, FORMATS)
-    require_choice("split", split, ("val", "test"))
     specs = [*([] if compare is None else [compare]), *models]
     twice = next((spec for spec in specs if specs.count(spec) > 1), None)
     if twice is not None:
