@@ -23,7 +23,7 @@ from nas.storage import STUDY, open_place
 from nas.task import NOTHING_TRAINED, OBJECTIVES, SUPERNET, Task
 from nas.trial import Progress
 from nas.worker import work
-from vit.errors import InputError, require_int
+from vit.errors import EarlierWork, InputError, require_int
 
 if TYPE_CHECKING:
     import torch
@@ -158,7 +158,7 @@ def _open_study(task: Task, place: Place, also: Mapping[str, Any]) -> Study:
             return study
     differences = list(_differences(there, json.loads(json.dumps(settings))))
     if differences:
-        raise InputError("storage", place.name, "a study of the same settings, or a new place", "; ".join(differences))
+        raise EarlierWork("storage", place.name, "a study of the same settings, or a new place", "; ".join(differences))
     return study
 
 

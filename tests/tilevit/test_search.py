@@ -103,7 +103,9 @@ def test_it_leaves_pictures_and_goes_on(searched, tmp_path) -> None:
     more = searched("--trials", "4")
     assert (more["trials"], more["epochs"]) == (4, 4)
     assert "--fresh starts over" in searched("--trials", "4", "--no-resume")
-    assert "stopping is null there" in searched("--trials", "4", "--early-stopping")
+    refused = searched("--trials", "4", "--early-stopping")
+    assert "stopping is null there" in refused
+    assert refused.endswith("; --fresh starts over\n")
     assert searched("--trials", "4", "--fresh") == more
 
 
