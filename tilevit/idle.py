@@ -1,4 +1,7 @@
-"""Options that would change nothing where they are given: refused, because who gives one means it to count."""
+"""Options that would change nothing where they are given: refused, because who gives one means it to count.
+
+Not so --data, --val-fraction, --seed and --device: one set of them serves all commands of a script.
+"""
 
 from __future__ import annotations
 

@@ -322,22 +322,9 @@ def test_a_front_has_no_target(refused, tmp_path):
         (["simulate", "PIPELINE", "--fifo", "2"], "fifo = 2"),
         (["simulate", "PIPELINE", "--attention", "full"], "attention = 'full'"),
         (["simulate", "PIPELINE", "--images", "2"], "images = 2"),
-        (["simulate", "PIPELINE", "--no-history"], "history = False: allowed is left out without --json"),
         (["size-fifos", "PIPELINE", "--pareto", "--hardware", "no-such"], "hardware = 'no-such'"),
-        (["sweep", "MODEL", "--seed", "3"], "seed = 3: allowed is left out without --data"),
-        (["sweep", "MODEL", "--val-fraction", "0.2"], "val_fraction = 0.2"),
         (["profile", "MODEL", "--split", "test"], "split = 'test': allowed is left out without --data"),
-        (["profile", "MODEL", "--val-fraction", "0.2"], "val_fraction = 0.2"),
         (["profile", "MODEL", "--json", "--format", "csv"], "format = 'csv': allowed is left out with --json"),
-        (
-            ["export", "MODEL", "--out", "OUT", "--data", "digits"],
-            "data = 'digits': allowed is left out with --format onnx",
-        ),
-        (
-            ["export", "MODEL", "--out", "OUT", "--format", "packed", "--seed", "1"],
-            "seed = 1: allowed is left out without",
-        ),
-        (["evaluate", "PACKED", "--device", "cpu"], "device = 'cpu': allowed is left out with a packed model"),
         (
             ["distill", "MODEL", "--teacher", "MODEL", "--hard", "--temp", "2"],
             "temp = 2.0: allowed is left out with hard",
@@ -359,9 +346,9 @@ def test_a_front_has_no_target(refused, tmp_path):
         (["search", "--fresh", "--resume"], "resume = True: allowed is left out with --fresh"),
     ],
 )
-def test_an_option_that_would_change_nothing_is_refused(refused, model, packed, tmp_path, command, line):
+def test_an_option_that_would_change_nothing_is_refused(refused, model, tmp_path, command, line):
     (tmp_path / "p.json").write_text(json.dumps(CHAIN))
-    files = {"PIPELINE": str(tmp_path / "p.json"), "MODEL": model, "PACKED": packed, "OUT": str(tmp_path / "out")}
+    files = {"PIPELINE": str(tmp_path / "p.json"), "MODEL": model}
     assert refused(*(files.get(word, word) for word in command)).startswith(f"tilevit: {line}")
 
 

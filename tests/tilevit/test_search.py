@@ -103,16 +103,18 @@ def test_it_leaves_pictures_and_goes_on(searched, tmp_path) -> None:
     more = searched("--trials", "4")
     assert (more["trials"], more["epochs"]) == (4, 4)
     assert "--fresh starts over" in searched("--trials", "4", "--no-resume")
-    refused = searched("--trials", "4", "--early-stopping")
+    refused = searched("--trials", "4", "--early-stopping", "volume")
     assert "stopping is null there" in refused
     assert refused.endswith("; --fresh starts over\n")
     assert searched("--trials", "4", "--fresh") == more
 
 
-def test_stopped_candidates_are_counted_apart(searched) -> None:
-    result = searched("--trials", "4", "--early-stopping", epochs=2)
+@pytest.mark.parametrize("rule", ["volume", "front", "halving"])
+def test_stopped_candidates_are_counted_apart(searched, rule) -> None:
+    result = searched("--trials", "4", "--objectives", "accuracy", "--early-stopping", rule, epochs=2)
     assert result["trials"] + result["stopped"] == 4
-    assert result["epochs"] <= 8
+    assert result["epochs"] == 8 - result["stopped"]
+    assert (result["stopped"] > 0) == (rule == "halving")  # the others ask for three finished trainings, and more
 
 
 def test_candidates_may_be_parts_of_a_supernet(searched, tmp_path, monkeypatch) -> None:
@@ -134,7 +136,7 @@ def test_candidates_may_be_parts_of_a_supernet(searched, tmp_path, monkeypatch) 
 
 def test_what_a_search_refuses_is_told_before_a_supernet_is_trained(searched, tmp_path) -> None:
     for options, told in (
-        (["--early-stopping"], "supernet = 2: allowed is 0 with --early-stopping"),
+        (["--early-stopping", "front"], "supernet = 2: allowed is 0 with --early-stopping"),
         (["--objectives", "params,cycles"], "supernet = 2: allowed is 0"),
         (["--constraint", "params <= 3"], "params <= 3 refuses"),
         (["--sampler", "best"], "sampler = 'best'"),

@@ -22,7 +22,7 @@ from tilevit.commands.options import (
     working_in,
 )
 from tilevit.console import tell
-from tilevit.idle import refuse_idle, refuse_idle_in_step
+from tilevit.idle import refuse_idle_in_step
 from vit.errors import require_choice
 from vit.recipe import VAL_FRACTION
 
@@ -156,7 +156,6 @@ def ptq(
 
 
 def export(
-    ctx: typer.Context,
     model: Model,
     out: Annotated[Path, output_file("File to write.")],
     format: Annotated[
@@ -173,10 +172,6 @@ def export(
     from tilevit.models import load_model
 
     require_choice("format", format, FORMATS)
-    if format != "packed":
-        refuse_idle(given_options(ctx), ("data", "val_fraction", "seed"), f"with --format {format}")
-    elif data is None:
-        refuse_idle(given_options(ctx), ("val_fraction", "seed"), "without --data")
     if format == "verilog":
         from fifo_sim import Pipeline, to_verilog
         from vit.files import write_text

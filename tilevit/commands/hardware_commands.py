@@ -64,8 +64,6 @@ def simulate(
     import fifo_sim
     from fifo_sim import simulate as simulated
 
-    if not json:
-        refuse_idle(given_options(ctx), ("history",), "without --json")
     pipeline, lowered = _pipeline(ctx, target, hardware, tile, fifo, attention, images)
     result = simulated(pipeline, history=history and json)
     told: dict[str, Any] = {
@@ -121,7 +119,6 @@ def _show_simulation(
 
 
 def sweep(
-    ctx: typer.Context,
     model: Model,
     tiles: Annotated[str, typer.Option(help="Comma-separated tile sizes, tokens.")] = "1,2,4,8,16",
     fifos: Annotated[str, typer.Option(help="Comma-separated FIFO depths, tiles.")] = "1,2,4,8",
@@ -149,9 +146,7 @@ def sweep(
         for value in values:
             require_int(name, value, 1, LARGEST)
     splits = None
-    if data is None:
-        refuse_idle(given_options(ctx), ("val_fraction", "seed"), "without --data")
-    else:
+    if data is not None:
         from vit import load_data
 
         splits = load_data(data, val_fraction=val_fraction, seed=seed)

@@ -65,7 +65,7 @@ def profile(
     if json:
         refuse_idle(given, ("format",), "with --json")
     if data is None:
-        refuse_idle(given, ("split", "val_fraction"), "without --data")
+        refuse_idle(given, ("split",), "without --data")
     specs = [*([] if compare is None else [compare]), *models]
     twice = next((spec for spec in specs if specs.count(spec) > 1), None)
     if twice is not None:

@@ -23,7 +23,7 @@ from tilevit.commands.options import (
 from tilevit.commands.search_view import live_front, show_front
 from tilevit.console import emit_json, percent, progress, say
 from tilevit.idle import refuse_idle
-from vit.errors import InputError
+from vit.errors import InputError, require_choice
 from vit.recipe import VAL_FRACTION
 
 
@@ -48,8 +48,12 @@ def search(
     epochs: Annotated[int, typer.Option(help="Epochs a candidate is trained.", min=1)] = 8,
     sampler: Annotated[str, typer.Option(help="cost-aware, tpe, nsga2 or random.")] = "cost-aware",
     early_stopping: Annotated[
-        bool, typer.Option("--early-stopping", help="Stop trainings that add next to nothing to the front.")
-    ] = False,
+        str,
+        typer.Option(
+            help="Trainings that are stopped: none; volume, what is expected to add next to nothing to the front; "
+            "front, what cannot reach it; halving, all but the best third after a ninth and a third of the epochs."
+        ),
+    ] = "none",
     supernet: Annotated[
         int,
         typer.Option(
@@ -102,11 +106,13 @@ def search(
 
     given, names = given_options(ctx), listed("objectives", objectives)
     if "accuracy" not in names:
-        refuse_idle(given, ("epochs", "slack", "device"), "where accuracy is no objective")
+        refuse_idle(given, ("epochs", "slack"), "where accuracy is no objective")
     if supernet:
         refuse_idle(given, ("epochs",), "with --supernet, whose epochs are its own")
     if fresh:
         refuse_idle(given, ("resume",), "with --fresh")
+    rules = {"none": None, "volume": nas.VolumeStopper, "front": nas.FrontStopper, "halving": nas.Halving}
+    rule = rules[require_choice("early_stopping", early_stopping, tuple(rules))]
     require_room("out", out)
     splits = load_data(data, val_fraction=val_fraction, seed=seed)
     place = storage or out / "study" / "journal.log"
@@ -122,7 +128,7 @@ def search(
     )
     shared: nas.Supernet | None = None
     if supernet:
-        if early_stopping or dask or "accuracy" not in names:
+        if rule or dask or "accuracy" not in names:
             allowed = "0 with --early-stopping, with --dask, or where accuracy is no objective"
             raise InputError("supernet", supernet, allowed, NOTHING_TRAINED)
         places = places if space else nas.shareable(places)
@@ -151,7 +157,7 @@ def search(
             recipe=None if supernet else Recipe.for_data(splits.name, epochs=epochs, seed=seed),
             sampler=sampler,
             device=device,
-            stopping=nas.VolumeStopper() if early_stopping else None,
+            stopping=rule and rule(),
             supernet=shared,
             workers=workers,
             dask=dask,

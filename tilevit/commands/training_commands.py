@@ -21,7 +21,7 @@ from tilevit.commands.options import (
     working_in,
 )
 from tilevit.console import tell
-from tilevit.idle import refuse_idle, refuse_idle_in_step
+from tilevit.idle import refuse_idle_in_step
 from vit.errors import InputError, require_choice
 from vit.recipe import VAL_FRACTION
 
@@ -115,7 +115,6 @@ def distill(
 
 
 def evaluate(
-    ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A checkpoint, float or QAT, or a packed model.")],
     data: Data = "digits",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
@@ -137,7 +136,6 @@ def evaluate(
         raise InputError("model", model, "a checkpoint or a packed model", "this one is not trained: see tilevit train")
     images = getattr(splits, split)
     if loaded.kind == "packed":
-        refuse_idle(given_options(ctx), ("device",), "with a packed model")
         accuracy, _ = packed_accuracy(loaded.packed(), images)
     else:
         accuracy = measured(loaded.network(), images, device=device).accuracy
