@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from prune.anatomy import blocks, dim_of, heads_of, require_vit
-from prune.importance import Scores
-from vit.errors import InputError, require_float
+from prune.importance import KINDS, Scores
+from vit.errors import InputError, require_choice, require_float
 from vit.image_set import DataSplits
 from vit.recipe import Recipe
 from vit.training import Batch, Row, cross_entropy, fit
@@ -29,19 +29,19 @@ SPEED = 10.0
 
 
 class Gates(nn.Module):
-    """One factor, at first 1, a head, MLP unit and token channel.
+    """One factor, at first 1, a head, MLP unit and token channel: of the kinds that are to be cut.
 
     A head's multiplies what it hands to the output projection, an MLP unit's what it hands to fc2, and a channel's what
     every LayerNorm hands on of it. So each can be multiplied into weights that are there: `fold`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, kinds: Sequence[str] = KINDS) -> None:
         super().__init__()
-        whole = 1 / SPEED
-        self.heads = nn.ParameterList(torch.full((heads_of(block),), whole) for block in blocks(model))
-        self.units = nn.ParameterList(torch.full((block.mlp.fc1.out_features,), whole) for block in blocks(model))
-        self.channels = nn.Parameter(torch.full((dim_of(model),), whole))
-        self.head_widths = [block.attn.proj.in_features // heads_of(block) for block in blocks(model)]
+        with_heads, with_units = ([*blocks(model)] if kind in kinds else [] for kind in ("heads", "mlp"))
+        self.heads = nn.ParameterList(_open(heads_of(block)) for block in with_heads)
+        self.units = nn.ParameterList(_open(block.mlp.fc1.out_features) for block in with_units)
+        self.channels = nn.Parameter(_open(dim_of(model))) if "channels" in kinds else None
+        self.head_widths = [block.attn.proj.in_features // heads_of(block) for block in with_heads]
         self.to(next(model.parameters()).device)
 
     def norm(self) -> Tensor:
@@ -50,7 +50,7 @@ class Gates(nn.Module):
         Counted once a head it would be too light to fall: the loss holds as many features up as there are in a head.
         """
         sums = [width * gate.abs().sum() for width, gate in zip(self.head_widths, self.heads, strict=True)]
-        sums += [gate.abs().sum() for gate in (*self.units, self.channels)]
+        sums += [gate.abs().sum() for gate in (*self.units, *self._of_channels())]
         return SPEED * torch.stack(sums).sum()
 
     def scores(self) -> Scores:
@@ -61,16 +61,17 @@ class Gates(nn.Module):
         heads = [gate.detach().abs() for gate in self.heads]
         shares = [gates / gates.sum().clamp_min(torch.finfo(gates.dtype).tiny) for gates in heads]
         units = [SPEED * gate.detach().abs() for gate in self.units]
-        return Scores(shares, units, SPEED * self.channels.detach().abs())
+        channels = [SPEED * gate.detach().abs() for gate in self._of_channels()]
+        return Scores(shares or None, units or None, channels[0] if channels else None)
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
         """Within the block the model computes with its gates."""
         handles = []
-        for index, block in enumerate(blocks(model)):
-            handles.append(block.attn.proj.register_forward_pre_hook(_scaled_input(self.heads[index])))
-            handles.append(block.mlp.fc2.register_forward_pre_hook(_scaled_input(self.units[index])))
-        handles += [norm.register_forward_hook(_scaled_output(self.channels)) for norm in _token_norms(model)]
+        for layer, gate in self._inputs(model):
+            handles.append(layer.register_forward_pre_hook(_scaled_input(gate)))
+        for gate in self._of_channels():
+            handles += [norm.register_forward_hook(_scaled_output(gate)) for norm in _token_norms(model)]
         try:
             yield
         finally:
@@ -80,12 +81,23 @@ class Gates(nn.Module):
     @torch.no_grad()
     def fold(self, model: nn.Module) -> None:
         """Multiply the gates into the model's weights: it then computes without them what it did with them."""
-        for index, block in enumerate(blocks(model)):
-            _stored_weight(block.attn.proj).mul_(_spread(self.heads[index], block.attn.proj.in_features))
-            _stored_weight(block.mlp.fc2).mul_(SPEED * self.units[index])
-        for norm in _token_norms(model):
-            norm.weight.mul_(SPEED * self.channels)
-            norm.bias.mul_(SPEED * self.channels)
+        for layer, gate in self._inputs(model):
+            _stored_weight(layer).mul_(_spread(gate, layer.in_features))
+        for gate in self._of_channels():
+            for norm in _token_norms(model):
+                norm.weight.mul_(SPEED * gate)
+                norm.bias.mul_(SPEED * gate)
+
+    def _inputs(self, model: nn.Module) -> Iterator[tuple[Any, Tensor]]:
+        """Each linear layer whose inputs have gates, and these gates."""
+        if self.heads:
+            yield from zip((block.attn.proj for block in blocks(model)), self.heads, strict=True)
+        if self.units:
+            yield from zip((block.mlp.fc2 for block in blocks(model)), self.units, strict=True)
+
+    def _of_channels(self) -> list[Tensor]:
+        """The gates of the channels, where they have any."""
+        return [] if self.channels is None else [self.channels]
 
 
 class _Gated(nn.Module):
@@ -105,6 +117,7 @@ def learn_gates(
     data: DataSplits,
     recipe: Recipe | None = None,
     *,
+    kinds: Sequence[str] = KINDS,
     penalty: float = PENALTY,
     out: str | Path | None = None,
     device: str | torch.device = "cpu",
@@ -117,22 +130,28 @@ def learn_gates(
     Args:
         model: a VisionTransformer, or a timm ViT or DeiT with plain blocks; it stays as it is.
         recipe: of the training; EPOCHS epochs of the one that suits the data if left out.
+        kinds: what has gates, of "heads", "mlp", "channels": those to be cut, since what stays is better left in peace.
         penalty: above 0.
         out: folder from which a stopped training goes on, as in `fit`.
 
     Returns:
         The trained copy without gates, which computes what it did with them, and the magnitudes of the gates, for
-        `structured_prune(model, ..., importance=scores)`.
+        `structured_prune(model, ..., importance=scores)`, which then cuts these kinds and no other.
 
     Raises:
-        InputError: a model that cannot be cut, no data splits, a penalty out of range, and what `fit` refuses.
+        InputError: a model that cannot be cut, no data splits, no kind or an unknown one, a penalty out of range, and
+            what `fit` refuses, such as an `out` with gates of other kinds.
     """
     require_vit(model)
+    if isinstance(kinds, str) or not kinds:
+        raise InputError("kinds", kinds, f"a list of one or more of {', '.join(KINDS)}")
+    for kind in kinds:
+        require_choice("kinds", kind, KINDS)
     require_float("penalty", penalty, 0, math.inf, open_low=True, open_high=True)
     if not isinstance(data, DataSplits):
         raise InputError("data", data, "the splits that load_data gives", "gates are learned on them")
     trained = copy.deepcopy(model)
-    gated = _Gated(trained, Gates(trained))
+    gated = _Gated(trained, Gates(trained, kinds))
 
     def loss(module: Any, batch: Batch) -> Tensor:
         return cross_entropy(module, batch) + penalty * module.gates.norm()
@@ -145,12 +164,17 @@ def learn_gates(
         out,
         device=device,
         loss=loss,
-        identity={"penalty of gates": penalty},
+        identity={"penalty of gates": penalty, "choice of gates": [kind for kind in KINDS if kind in kinds]},
         on_epoch=on_epoch,
         name="gates",
     )
     gated.gates.fold(trained)
     return trained, gated.gates.scores()
+
+
+def _open(count: int) -> Tensor:
+    """Gates that change nothing yet."""
+    return torch.full((count,), 1 / SPEED)
 
 
 def _token_norms(model: Any) -> list[nn.LayerNorm]:

@@ -14,6 +14,7 @@ from prune.anatomy import blocks, channel_sides, heads_of, named_plainly
 from vit.errors import InputError
 from vit.image_set import DataSplits, ImageSet
 
+KINDS = ("heads", "mlp", "channels")  # of units, as `structured_prune` names their shares
 IMPORTANCES = ("magnitude", "taylor", "gate")
 CALIBRATION_IMAGES = 512
 _BATCH = 128
@@ -21,7 +22,7 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class Scores:
-    """The weight of every unit; the lightest go first.
+    """The weight of every unit; the lightest go first. A kind that nobody weighed is None, and is not to be cut.
 
     Attributes:
         heads: of each block, (heads,); compared over the whole model.
@@ -29,9 +30,9 @@ class Scores:
         channels: (dim,).
     """
 
-    heads: list[Tensor]
-    units: list[Tensor]
-    channels: Tensor
+    heads: list[Tensor] | None = None
+    units: list[Tensor] | None = None
+    channels: Tensor | None = None
 
 
 def magnitude_scores(model: nn.Module) -> Scores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from prune.anatomy import blocks, channel_sides, dim_of, heads_of, keep_only, no
 from prune.gates import learn_gates
 from prune.importance import (
     IMPORTANCES,
+    KINDS,
     Scores,
     calibration_set,
     channel_importance,
@@ -42,8 +44,8 @@ def structured_prune(
     By "magnitude" a head weighs the Frobenius norm of W_o [W_v b_v], as a share of its block's, and an MLP unit that of
     fc2_column x [fc1_row b]: what each can add to a token at all. A channel weighs the norm of all weights that read or
     write it. By "taylor" each weighs what the loss changes by without it, to first order (`taylor_scores`). By "gate"
-    gates are learned first, with the weights (`learn_gates`), and those nearest 0 go; a head's weighs its share of its
-    block's.
+    gates on what is cut are learned first, with the weights (`learn_gates`), and those nearest 0 go; a head's weighs
+    its share of its block's.
 
     Whichever it is, a head or unit that adds nothing weighs least and takes nothing of the outputs with it. Channels
     pass through LayerNorm, so removing even one that is 0 changes its mean and variance, and with them the outputs.
@@ -65,24 +67,25 @@ def structured_prune(
 
     Raises:
         InputError: a fraction outside [0, 1), round_to < 1, an unknown importance or one without its data, scores of
-            another shape, or a model this does not know how to cut (the reason is given): a quantised one, one with
-            gated MLPs, MobileViT and other convolutional hybrids.
+            another shape or without those of what is cut, or a model this does not know how to cut (the reason is
+            given): a quantised one, one with gated MLPs, MobileViT and other convolutional hybrids.
 
     >>> from vit import VisionTransformer, ViTConfig
     >>> small = structured_prune(VisionTransformer(ViTConfig()), heads=0.25, mlp=0.5)
     >>> sum(small.config.heads_of(i) for i in range(3)), small.config.block_hidden
     (9, (128, 128, 128))
     """
-    for name, value in (("heads", heads), ("mlp", mlp), ("channels", channels)):
+    shares = dict(zip(KINDS, (heads, mlp, channels), strict=True))
+    for name, value in shares.items():
         require_float(name, value, 0, 1, open_high=True)
     require_int("round_to", round_to)
     require_vit(model)
-    smaller, scores = _weighed(model, importance, data)
-    if heads > 0:
+    smaller, scores = _weighed(model, importance, data, {name: share for name, share in shares.items() if share > 0})
+    if heads > 0 and scores.heads is not None:
         _cut_heads(smaller, scores.heads, heads)
-    if mlp > 0:
+    if mlp > 0 and scores.units is not None:
         _cut_mlp(smaller, scores.units, mlp, round_to)
-    if channels > 0:  # magnitudes of what is still there
+    if channels > 0 and scores.channels is not None:  # magnitudes of what is still there
         left = channel_importance(smaller) if importance == "magnitude" else scores.channels
         _cut_channels(smaller, left, channels, round_to)
     note_shapes(smaller)
@@ -94,24 +97,40 @@ def structured_prune(
     return smaller
 
 
-def _weighed(model: Model, importance: str | Scores, data: DataSplits | ImageSet | None) -> tuple[Model, Scores]:
-    """A copy of the model (for "gate" trained with its gates), and the weights of its units."""
+def _weighed(
+    model: Model, importance: str | Scores, data: DataSplits | ImageSet | None, cuts: Mapping[str, float]
+) -> tuple[Model, Scores]:
+    """A copy of the model (for "gate" trained with its gates), and the weights of its units: of those in `cuts`."""
     if isinstance(importance, Scores):
-        _require_scores(model, importance)
+        _require_scores(model, importance, cuts)
         return copy.deepcopy(model), importance
     require_choice("importance", importance, IMPORTANCES)
+    if not cuts:
+        return copy.deepcopy(model), Scores()
     if importance == "gate":
-        return learn_gates(model, data)  # type: ignore[arg-type]  # which refuses all but splits
+        return learn_gates(model, data, kinds=list(cuts))  # type: ignore[arg-type]  # which refuses all but splits
     copied = copy.deepcopy(model)
     scores = magnitude_scores(copied) if importance == "magnitude" else taylor_scores(copied, calibration_set(data))
     return copied, scores
 
 
-def _require_scores(model: nn.Module, scores: Scores) -> None:
+def _require_scores(model: nn.Module, scores: Scores, cuts: Mapping[str, float]) -> None:
     parts = blocks(model)
-    wanted = ([heads_of(b) for b in parts], [b.mlp.fc1.out_features for b in parts], dim_of(model))
-    given = ([len(s) for s in scores.heads], [len(s) for s in scores.units], len(scores.channels))
-    if given != wanted:
+    held = {
+        "heads": scores.heads,
+        "mlp": scores.units,
+        "channels": None if scores.channels is None else [scores.channels],
+    }
+    given = {kind: [len(weight) for weight in weights] for kind, weights in held.items() if weights is not None}
+    for kind, share in cuts.items():
+        if kind not in given:
+            raise InputError(kind, share, f"0 with scores of {' and '.join(given) or 'nothing'}, or scores of {kind}")
+    wanted = {
+        "heads": [heads_of(block) for block in parts],
+        "mlp": [block.mlp.fc1.out_features for block in parts],
+        "channels": [dim_of(model)],
+    }
+    if any(given[kind] != wanted[kind] for kind in given):
         raise InputError("importance", given, f"scores of this model's heads, units and channels: {wanted}")
 
 

@@ -126,7 +126,8 @@ def prune(
         if importance == "gate":
             _cut(network, shares, round_to, "magnitude", at)  # refused now rather than after the training
             name = Path(model).stem if isinstance(model, str) else "model"
-            network, scores = _gated(network, name, at, gate_epochs, gate_penalty, lr)
+            kinds = [kind for kind, share in shares.items() if share]
+            network, scores = _gated(network, name, kinds, at, gate_epochs, gate_penalty, lr)
         network, removed = _cut(network, shares, round_to, scores, at)
     return trained(network, _retraining(at, recipe, epochs, lr, PRUNED), at) | removed
 
@@ -224,11 +225,14 @@ def _retraining(at: Place, recipe: RecipeTable | None, epochs: int | None, lr: f
 
 
 def _gated(
-    network: nn.Module, name: str, at: Place, epochs: int, penalty: float, lr: float | None
+    network: nn.Module, name: str, kinds: list[str], at: Place, epochs: int, penalty: float, lr: float | None
 ) -> tuple[nn.Module, Any]:
-    """Learn gates in a folder of their own, going on where that was stopped; other cuts take them from there."""
+    """Learn gates in a folder of their own, going on where that was stopped; other cuts of these kinds take them there.
+
+    A folder's name says all that two cuts may differ in.
+    """
     recipe = training_recipe(at, PRUNED, epochs=epochs, lr=lr)
-    folder = at.out / f"{name}_gates_{epochs}_{penalty:g}_{recipe.lr:g}"
+    folder = at.out / f"{name}_gates_{'_'.join(kinds)}_{epochs}_{penalty:g}_{recipe.lr:g}"
     if at.fresh:
         (folder / "gates_state.safetensors").unlink(missing_ok=True)
     with progress("gates", epochs) as tick:
@@ -236,6 +240,7 @@ def _gated(
             network,
             at.data,
             recipe,
+            kinds=kinds,
             penalty=penalty,
             out=folder,
             device=at.device,

@@ -116,7 +116,7 @@ def fit(
     place = resolve_device(device)
     require_fitting(model.to(place), data)
     state_file = None if out is None else Path(out) / f"{name}_state.safetensors"
-    same = {**fingerprint(model, data, recipe), **(identity or {})} if state_file else {}
+    same = {**(identity or {}), **fingerprint(model, data, recipe)} if state_file else {}  # told in this order
     trainer = _Trainer(model, data, recipe, place, loss or cross_entropy, on_step, on_best)
     history: list[Row] = []
     finished = False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 
 from prune import Scores, learn_gates, magnitude_prune, structured_prune
 from prune.gates import SPEED, Gates
-from prune.importance import taylor_scores
+from prune.importance import KINDS, taylor_scores
 from tests.prune.test_structured import BASE, VARIANTS, images, random_vit, silence, timm_vit
 from vit import DataSplits, ImageSet, InputError, Recipe, ViTConfig
 from vit.masks import masks
@@ -117,6 +119,36 @@ def test_gates_fold_into_the_weights(make: Callable[[], nn.Module]) -> None:
     assert all(torch.equal(mask, held[name]) for name, mask in masks(model).items())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_to_be_cut_has_no_gates(kind: str) -> None:
+    model = random_vit()
+    gates = Gates(model, [kind])
+    assert gates.norm().item() == pytest.approx({"heads": 3 * 4 * 8, "mlp": 3 * 64, "channels": 32}[kind])
+    with torch.no_grad():
+        for gate in gates.parameters():
+            gate.uniform_(-1 / SPEED, 1 / SPEED)
+    with gates.on(model):
+        gated = model(images())
+    before = copy.deepcopy(model.state_dict())
+    gates.fold(model)
+    assert torch.allclose(model(images()), gated, atol=1e-5)
+    touched = {name.rpartition(".")[0] for name, value in model.state_dict().items() if not value.equal(before[name])}
+    ends = {"heads": ("attn.proj",), "mlp": ("mlp.fc2",), "channels": ("norm", "norm1", "norm2")}[kind]
+    assert touched == {name for name, _ in model.named_modules() if name.endswith(ends)}
+    weighed = gates.scores()
+    assert [weights is not None for weights in (weighed.heads, weighed.units, weighed.channels)] == [
+        kind == each for each in KINDS
+    ]
+
+
+def test_scores_cut_what_they_weigh_and_nothing_else() -> None:
+    trained, scores = learn_gates(random_vit(), splits(), Recipe(epochs=1, batch_size=20), kinds=["mlp"])
+    smaller = structured_prune(trained, heads=0, mlp=0.25, importance=scores)
+    assert smaller.config.block_hidden == (48,) * 3
+    with pytest.raises(InputError, match=r"heads = 0\.25: allowed is 0 with scores of mlp, or scores of heads"):
+        structured_prune(trained, heads=0.25, mlp=0.25, importance=scores)
+
+
 def test_a_heads_gate_is_paid_for_by_feature_and_weighs_its_share_of_the_block() -> None:
     model = random_vit()  # 3 blocks of 4 heads 8 wide and 64 units, 32 channels
     gates = Gates(model)
@@ -184,12 +216,24 @@ def test_gates_are_learned_on_a_copy_and_resume_to_the_same_bits(tmp_path: Path)
     assert torch.equal(scores.channels, others.channels)
     with pytest.raises(InputError, match="another penalty of gates"):
         learn_gates(model, data, recipe, out=tmp_path, penalty=0.5)
+    with pytest.raises(InputError, match="another choice of gates"):
+        learn_gates(model, data, recipe, out=tmp_path, kinds=["mlp"])
 
 
-def test_gate_importance_is_one_call() -> None:
-    smaller = structured_prune(random_vit(), heads=0.25, mlp=0.25, channels=0.25, importance="gate", data=splits())
+def test_gate_importance_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = []
+
+    def learn(*given: Any, kinds: list[str]) -> Any:
+        learned.append(kinds)
+        return learn_gates(*given, Recipe(epochs=1, batch_size=20), kinds=kinds)
+
+    monkeypatch.setattr("prune.structured.learn_gates", learn)
+    smaller = structured_prune(random_vit(), heads=0.25, mlp=0.0, channels=0.25, importance="gate", data=splits())
     assert smaller.config.dim == 24
     assert smaller(images()).isfinite().all()
+    assert learned == [["heads", "channels"]]
+    assert structured_prune(random_vit(), heads=0, mlp=0, importance="gate", data=splits()).config == BASE
+    assert len(learned) == 1  # of nothing to cut there is nothing to learn
 
 
 def test_what_makes_no_sense_is_refused() -> None:
@@ -206,6 +250,11 @@ def test_what_makes_no_sense_is_refused() -> None:
         structured_prune(model, importance=Scores([torch.ones(4)] * 3, [torch.ones(64)] * 2, torch.ones(32)))
     with pytest.raises(InputError, match="penalty"):
         learn_gates(model, splits(), penalty=0.0)
+    with pytest.raises(InputError, match="did you mean 'channels'"):
+        learn_gates(model, splits(), kinds=["chanels"])
+    for kinds in ("mlp", []):
+        with pytest.raises(InputError, match="a list of one or more of heads, mlp, channels"):
+            learn_gates(model, splits(), kinds=kinds)
     from vit.zoo import create_model
 
     for importance in ("magnitude", "taylor", "gate"):

@@ -129,7 +129,7 @@ def test_units_are_cut_by_what_they_are_worth_to_the_data(told, place, trained, 
     flags += ["--gate-epochs", "1"] if importance == "gate" else []
     result = told("prune", str(trained), *flags, "--out", str(out))
     assert (result["heads_removed"], result["mlp_removed"], result["epochs"]) == (0.5, 0.5, 1)
-    assert len(list(out.glob(f"{trained.stem}_gates_1_*/gates_state.safetensors"))) == (importance == "gate")
+    assert len(list(out.glob(f"{trained.stem}_gates_heads_mlp_1_*/gates_state.safetensors"))) == (importance == "gate")
     first = (out / "model.safetensors").read_bytes()
     assert told("prune", str(trained), *flags, "--out", str(out)) == result
     assert (out / "model.safetensors").read_bytes() == first
