@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +82,11 @@ def _splits(
     except InputError as error:
         raise InputError(error.field, name, error.allowed, f"it has {error.value}, one a class") from error
     mean, std = channel_statistics(images[torch.from_numpy(kept)])
+
+    def read_test() -> ImageSet:  # which must not hold on to all images: the splits are copies
+        return ImageSet(*read("test"), class_names, mean, std)
+
     whole = ImageSet(images, labels, class_names, mean, std)
-
-    def read_test() -> ImageSet:
-        test_images, test_labels = read("test")
-        return replace(whole, images=test_images, labels=test_labels)
-
     return DataSplits(name, whole.take(kept), whole.take(aside), read_test, flip=flip)
 
 

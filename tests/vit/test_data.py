@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vit import data as data_module
-from vit.data import CIFAR_FOLDER, load_data
+from vit.data import CIFAR_FOLDER, _digits, load_data
 from vit.errors import InputError
 from vit.image_set import ImageSet, channel_statistics, stratified_split
 from vit.recipe import VAL_FRACTION
@@ -43,6 +44,21 @@ def test_the_seed_moves_the_validation_images_and_never_the_test_images() -> Non
     assert torch.equal(one.test.images, other.test.images)
     more = load_data("digits", val_fraction=0.5)
     assert len(more.val) == pytest.approx(len(more.train), abs=10)
+
+
+def test_images_are_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The splits are copies; what they were taken from must go."""
+    read = []
+
+    def digits(part: str, image_size: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = _digits(part, image_size)
+        read.append(weakref.ref(images))
+        return images, labels
+
+    monkeypatch.setattr("vit.data._digits", digits)
+    splits = load_data("digits")
+    assert [images() for images in read] == [None]
+    assert len(splits.test) == 360
 
 
 def test_images_can_be_resized() -> None:
