@@ -16,6 +16,7 @@ from prune.anatomy import blocks, dim_of, heads_of, require_vit
 from prune.importance import KINDS, Scores
 from vit.errors import InputError, require_choice, require_float
 from vit.image_set import DataSplits
+from vit.preprocessing import Normalisation, as_trained, note_normalisation
 from vit.recipe import Recipe
 from vit.training import Batch, Row, cross_entropy, fit
 
@@ -150,7 +151,8 @@ def learn_gates(
     require_float("penalty", penalty, 0, math.inf, open_low=True, open_high=True)
     if not isinstance(data, DataSplits):
         raise InputError("data", data, "the splits that load_data gives", "gates are learned on them")
-    trained = copy.deepcopy(model)
+    trained, data = copy.deepcopy(model), as_trained(model, data)
+    note_normalisation(trained, Normalisation(data.mean, data.std))
     gated = _Gated(trained, Gates(trained, kinds))
 
     def loss(module: Any, batch: Batch) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from prune.anatomy import blocks, channel_sides, heads_of, named_plainly
 from vit.errors import InputError
 from vit.image_set import DataSplits, ImageSet
+from vit.preprocessing import as_trained
 
 KINDS = ("heads", "mlp", "channels")  # of units, as `structured_prune` names their shares
 IMPORTANCES = ("magnitude", "taylor", "gate")
@@ -105,7 +106,7 @@ def _weight_times_gradient(model: nn.Module, named: dict[str, nn.Parameter], ima
     total = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
     model.eval().requires_grad_(True)
     try:
-        for batch, labels in images.batches(_BATCH, place):
+        for batch, labels in as_trained(model, images).batches(_BATCH, place):
             loss = F.cross_entropy(model(batch), labels, reduction="sum") / len(images)
             gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, gradients, strict=True):

@@ -16,6 +16,7 @@ from quant.packed import PackedModel, layer_tensors
 from quant.qat import is_prepared
 from vit.errors import InputError
 from vit.layers import config_of, layers_of
+from vit.preprocessing import normalisation_of
 
 
 @torch.no_grad()
@@ -24,8 +25,8 @@ def convert(model: nn.Module, mean: Sequence[float] | None = None, std: Sequence
 
     Args:
         model: a prepared VisionTransformer, or a prepared timm ViT or DeiT whose function ours can express.
-        mean, std: per channel, of pixels scaled to [0, 1]; `predict` normalises uint8 images by them (0 and 1 if left
-            out).
+        mean, std: per channel, of pixels scaled to [0, 1]; `predict` normalises uint8 images by them. If left out, what
+            the model was trained with, where it says so, else 0 and 1.
 
     Raises:
         InputError: the model is not prepared, holds NaN, infinities or values beyond float16, or its attention was
@@ -53,6 +54,9 @@ def convert(model: nn.Module, mean: Sequence[float] | None = None, std: Sequence
         tensors["input_scales"] = np.array([float(quant.scale()) for quant in inputs], np.float32)
         scales = [[float(part.scale()) for part in (core.query, core.key, core.value)] for core in cores]
         tensors["attention_scales"] = np.array(scales, np.float32)
+    own = normalisation_of(model)
+    if own is not None:
+        mean, std = mean if mean is not None else own.mean, std if std is not None else own.std
     plain = config.to_dict()
     plain.pop("drop_path")  # of training only
     metadata = {

@@ -19,6 +19,7 @@ from quant.packed import PackedModel
 from quant.qat import is_prepared
 from vit.errors import InputError, require_choice, require_float, require_int
 from vit.image_set import DataSplits
+from vit.preprocessing import as_trained
 from vit.zoo import model_spec
 
 _TARGET, _TARGETS = 0.005, {"int4-weight": 0.015}  # the loss of accuracy to stay within
@@ -125,6 +126,7 @@ def ptq(
     require_float("fallback", fallback, 0, 1)
     threads = torch.get_num_threads() if threads is None else require_int("threads", threads)
     _require_float_model(model)
+    data = as_trained(model, data)
     _require_fit(model, data)
     folder = Path("outputs/ptq" if out is None else out)
     float_path, path = folder / "float.onnx", folder / f"{method}.onnx"

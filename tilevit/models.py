@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilevit.console import say
 from vit.errors import InputError, require_known_keys
 from vit.files import read_toml
 
@@ -65,8 +66,37 @@ def load_model(spec: str | Mapping[str, Any], data: DataSplits | None = None, se
     else:
         loaded = Loaded(str(spec), _created(spec, data, seed), "new")
     if data is not None:
-        _require_fit(loaded.model, data)
+        require_fit(loaded.model, data)
     return loaded
+
+
+def data_as_trained(loaded: Loaded, data: str, val_fraction: float, seed: int) -> DataSplits:
+    """The data as the model takes them: of its size, and normalised as it was trained; what differs is said.
+
+    Raises:
+        InputError: no such data, or other channels or classes than the model's.
+    """
+    from vit import load_data
+    from vit.preprocessing import Normalisation, image_size_of, normalisation_of
+
+    splits = load_data(data, val_fraction=val_fraction, seed=seed)
+    size, given = image_size_of(loaded.model), splits.image_size
+    if size not in (None, given):
+        splits = load_data(data, image_size=size, val_fraction=val_fraction, seed=seed)
+    require_fit(loaded.model, splits)
+    if splits.image_size != given:
+        say(f"{loaded.spec} takes images of {size}x{size}: those of {data}, {given}x{given}, are resized")
+    if loaded.kind == "packed":
+        packed = loaded.packed()
+        own: Normalisation | None = Normalisation(tuple(packed.mean.tolist()), tuple(packed.std.tolist()))
+    else:
+        own = normalisation_of(loaded.network())
+    if own is None:
+        say(f"{loaded.spec} does not say how its images were normalised: by mean and deviation of {data}")
+        return splits
+    if own != Normalisation(splits.mean, splits.std):
+        say(f"images are normalised as {loaded.spec} was trained ({own}), not by this part of {data}")
+    return splits.normalised_by(own.mean, own.std)
 
 
 def packed_network(packed: PackedModel) -> nn.Module:
@@ -151,7 +181,8 @@ def _created(spec: str | Mapping[str, Any], data: DataSplits | None, seed: int) 
         return create_model(spec, **shape)
 
 
-def _require_fit(model: Any, data: DataSplits) -> None:
+def require_fit(model: Any, data: DataSplits) -> None:
+    """Raise an InputError where a model that has a ViTConfig is not for the data's size, channels and classes."""
     from vit.layers import config_of
 
     try:

@@ -26,6 +26,7 @@ from tilevit.training import Place, recipe_table, trained, training_recipe
 from vit import distill as distilled
 from vit.errors import InputError, did_you_mean, require_choice, require_int
 from vit.masks import prunable_layers
+from vit.preprocessing import as_trained
 from vit.teacher import take_pretrained
 
 Spec = str | Mapping[str, Any]
@@ -151,10 +152,11 @@ def qat(
     for pattern in config.skip:
         if not any(QuantConfig(skip=(pattern,)).scheme_of(layer) == "float" for layer in layers):
             raise InputError("skip", pattern, "a layer of this model or a pattern", did_you_mean(pattern, layers))
-    images = at.data.train.take(torch.arange(min(CALIBRATION_IMAGES, len(at.data.train)))).floats()
+    data = as_trained(network, at.data)
+    images = data.train.take(torch.arange(min(CALIBRATION_IMAGES, len(data.train)))).floats()
     prepared = prepare_qat(network, config, calibration=images)
     result = trained(prepared, _retraining(at, recipe, epochs, lr, QUANTISED), at, save=save_qat)
-    packed, file = convert(prepared, mean=at.data.mean, std=at.data.std), packed_file(at)
+    packed, file = convert(prepared, mean=data.mean, std=data.std), packed_file(at)
     packed.save(file)
     result |= {"packed": str(file), "packed_bytes": file.stat().st_size}
     result["packed_val_accuracy"], _ = packed_accuracy(packed, at.data.val)

@@ -2,13 +2,14 @@
 
 Tensors carry plain names, whatever wraps the layer: `X.weight` is the masked weight and `X.weight_mask` its mask, so a
 file of a pruned model reads like any other. What a quantiser adds to the model is kept beside them for it to take back.
+A trained model's file also says by what mean and deviation its images are normalised.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from vit.errors import InputError
 from vit.masks import masks, prunable_layers, set_mask
+from vit.preprocessing import Normalisation, normalisation_of, note_normalisation
 from vit.tensorfile import read_tensors, write_tensors
 from vit.zoo import create_model, model_spec
 
@@ -57,7 +59,7 @@ def save_checkpoint(
     Raises:
         InputError: the place cannot be written, or the model does not have the shape that its description says.
     """
-    spec, state = model_spec(model), canonical_state(model)
+    spec, state, own = model_spec(model), canonical_state(model), normalisation_of(model)
     with torch.device("meta"):
         expected = create_model(spec).state_dict()
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
@@ -66,7 +68,10 @@ def save_checkpoint(
     if wrong:
         raise InputError("model", type(model).__name__, "a model of the shape that its config says", wrong)
     arrays = {name: tensor.cpu().numpy() for name, tensor in state.items()}
-    write_tensors(path, arrays, {"kind": kind, "model": spec, "extra": dict(extra or {})}, kind="checkpoint")
+    metadata: dict[str, Any] = {"kind": kind, "model": spec, "extra": dict(extra or {})}
+    if own is not None:
+        metadata["normalisation"] = asdict(own)
+    write_tensors(path, arrays, metadata, kind="checkpoint")
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -81,6 +86,9 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         kind, extra, spec = str(metadata["kind"]), dict(metadata["extra"]), dict(metadata["model"])
         with torch.random.fork_rng(devices=[]):  # the fresh weights are thrown away: draw nothing from the caller's
             model = create_model(spec)
+        if "normalisation" in metadata:
+            own = {name: tuple(float(value) for value in metadata["normalisation"][name]) for name in ("mean", "std")}
+            note_normalisation(model, Normalisation(**own))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("checkpoint", str(path), "a checkpoint of a known model", str(error)) from error
     kept = {name.removesuffix(MASK): state.pop(name) for name in list(state) if name.endswith(MASK)}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from vit.device import resolve_device
 from vit.errors import InputError, require_float
 from vit.image_set import DataSplits
+from vit.preprocessing import Normalisation, as_trained, note_normalisation
 from vit.recipe import Recipe
 from vit.resume import fingerprint
 from vit.teacher import Teacher, answer, probe
@@ -99,6 +100,8 @@ def distill(
     place = resolve_device(device)
     if teacher is student:
         raise InputError("teacher", "the student itself", "another module", "copy.deepcopy(student) stays as it is")
+    data = as_trained(student, data)
+    note_normalisation(student, Normalisation(data.mean, data.std))
     guide = Teacher.of(teacher, data).to(place)
     student.to(place).eval()
     images = data.train.normalise(data.train.images[:PROBED]).to(place)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from vit.device import resolve_device
 from vit.errors import InputError, require_int
 from vit.image_set import DataSplits, ImageSet
+from vit.preprocessing import as_trained
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ def evaluate(
 ) -> Evaluation:
     """The model's accuracy and loss in evaluation mode; afterwards it is in the mode it was in.
 
+    The images are normalised as those were that the model was trained on, where it says how (`vit.preprocessing`).
+
     Args:
         batch_size: images at a time, which bounds the memory and does not change the result.
         device: where to compute; the model is moved there. None is where the model is.
@@ -42,6 +45,7 @@ def evaluate(
         InputError: a batch size below 1, or a device that is not there.
     """
     require_int("batch_size", batch_size)
+    images = as_trained(model, images)
     if device is not None:
         model.to(resolve_device(device))
     place = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -45,6 +45,10 @@ class ImageSet:
         """The same set on another device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    def normalised_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
+        """The same images, to be normalised by other statistics."""
+        return replace(self, mean=mean, std=std)
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float32 with mean 0 and deviation 1 a channel: what a model takes."""
         scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device).view(1, -1, 1, 1)
@@ -81,6 +85,11 @@ class DataSplits:
     def test(self) -> ImageSet:
         """The test images: for the final evaluation only."""
         return self._read_test()
+
+    def normalised_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> DataSplits:
+        """The same images, to be normalised by other statistics."""
+        train, val = (part.normalised_by(mean, std) for part in (self.train, self.val))
+        return DataSplits(self.name, train, val, lambda: self._read_test().normalised_by(mean, std), flip=self.flip)
 
     def check_test(self) -> None:
         """Decode the test images and keep nothing: one that cannot be read is told before the hours of work, not after.

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit.checkpoint import load_checkpoint
-from vit.config import ViTConfig
 from vit.errors import InputError, did_you_mean
 from vit.image_set import DataSplits
+from vit.preprocessing import Normalisation, image_size_of, normalisation_of
 from vit.torchvision_shim import import_timm
 from vit.zoo import create_model, model_spec
+
+Affine = tuple[list[float], list[float]]
 
 
 class Answer(NamedTuple):
@@ -67,33 +69,30 @@ class Teacher:
             was trained; None where that is the same.
     """
 
-    def __init__(
-        self, model: nn.Module, size: int | None, affine: tuple[list[float], list[float]] | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, size: int | None, affine: Affine | None = None) -> None:
         self.model, self.size, self.affine = model.eval(), size, affine
 
     @classmethod
     def of(cls, spec: nn.Module | str | Path, data: DataSplits) -> Teacher:
         """The teacher for this data from a module, the path of a checkpoint, or a timm name (pretrained).
 
-        A module or checkpoint is taken to be trained on images normalised as the data's are; timm's weights get
-        images normalised as timm says, and grey ones as three equal channels.
+        A module or checkpoint gets images normalised as it was trained, or as the data's are where it does not say;
+        timm's weights get them normalised as timm says, and grey ones as three equal channels.
 
         Raises:
             InputError: unknown, a damaged checkpoint, or pretrained weights that cannot be had.
         """
         if isinstance(spec, nn.Module):
-            return cls(spec, _image_size(spec))
+            return cls(spec, image_size_of(spec), _own_affine(spec, data))
         if not isinstance(spec, (str, Path)):
             raise InputError("teacher", spec, "a module, the path of a checkpoint, or a timm name")
         if Path(spec).exists() or Path(spec).suffix == ".safetensors":
             model = load_checkpoint(spec).model
-            return cls(model, _image_size(model))
+            return cls(model, image_size_of(model), _own_affine(model, data))
         model = _pretrained(str(spec))
         card: Any = model.pretrained_cfg
-        scale = [have / want for have, want in zip(_in_colour(data.std), card["std"], strict=True)]
-        means = zip(_in_colour(data.mean), card["mean"], card["std"], strict=True)
-        return cls(model, card["input_size"][-1], (scale, [(have - want) / std for have, want, std in means]))
+        given = Normalisation(_in_colour(data.mean), _in_colour(data.std))
+        return cls(model, card["input_size"][-1], _affine(given, Normalisation(card["mean"], card["std"])))
 
     @property
     def description(self) -> dict[str, Any]:
@@ -176,15 +175,17 @@ def _heads(model: nn.Module) -> tuple[nn.Module, ...]:
     return tuple(head for head in candidates if isinstance(head, nn.Module))
 
 
-def _image_size(model: Any) -> int | None:
-    """The size that a model says it takes, or None."""
-    config, spec = getattr(model, "config", None), getattr(model, "timm_spec", None)
-    if isinstance(config, ViTConfig):
-        return config.image_size
-    if spec is not None:
-        return int(spec["image_size"])
-    fixed = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    return None if fixed is None else int(fixed[0])
+def _affine(given: Normalisation, wanted: Normalisation) -> Affine:
+    """Scale and shift of each channel, from images normalised in one way to images normalised in the other."""
+    scale = [have / want for have, want in zip(given.std, wanted.std, strict=True)]
+    means = zip(given.mean, wanted.mean, wanted.std, strict=True)
+    return scale, [(have - want) / std for have, want, std in means]
+
+
+def _own_affine(model: nn.Module, data: DataSplits) -> Affine | None:
+    given, own = Normalisation(data.mean, data.std), normalisation_of(model)
+    fits = own is not None and own != given and len(own.mean) == len(given.mean)
+    return _affine(given, own) if own is not None and fits else None
 
 
 def _pretrained(name: str) -> nn.Module:

@@ -23,6 +23,7 @@ from vit.evaluation import evaluate, require_fitting
 from vit.image_set import DataSplits
 from vit.masks import masks, prunable_layers, set_mask
 from vit.optimise import Optimiser, WeightAverage, learning_rate
+from vit.preprocessing import Normalisation, as_trained, note_normalisation
 from vit.recipe import Recipe
 from vit.resume import TrainingState, fingerprint
 
@@ -94,6 +95,9 @@ def fit(
 ) -> FitResult:
     """Train the model in place on `data.train`, watching `data.val`; `data.test` is not touched.
 
+    A model that was trained before keeps the mean and deviation by which its images were normalised then; any other
+    takes those of the data, and says so from now on (`vit.preprocessing`).
+
     Same model, data, recipe, device and number of threads give the same weights, bit for bit, also when the training
     was killed and started again with the same `out`. A training that is complete in `out` is loaded, not run again.
 
@@ -114,7 +118,9 @@ def fit(
             a loss that is no longer finite.
     """
     place = resolve_device(device)
+    data = as_trained(model, data)
     require_fitting(model.to(place), data)
+    note_normalisation(model, Normalisation(data.mean, data.std))
     state_file = None if out is None else Path(out) / f"{name}_state.safetensors"
     same = {**(identity or {}), **fingerprint(model, data, recipe)} if state_file else {}  # told in this order
     trainer = _Trainer(model, data, recipe, place, loss or cross_entropy, on_step, on_best)

@@ -278,7 +278,9 @@ def test_a_damaged_checkpoint_is_refused(refused, tmp_path, command):
 def test_a_model_of_another_shape_is_refused(refused, tmp_path):
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, VisionTransformer(ViTConfig(dim=16, depth=1, heads=2)))
-    assert "image_size" in refused("evaluate", str(path), "--data", "digits")
+    assert "in_channels" in refused("evaluate", str(path), "--data", "digits")
+    flags = ["--data", "digits", "--sparsity", "0.5", "--out", str(tmp_path / "out")]
+    assert "image_size" in refused("prune", str(path), *flags)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import json
 import pytest
 
 from tilevit.cli import _exit_code
+from tilevit.models import model_table
+from vit import create_model, save_checkpoint
 
 MODEL = """
 [model]
@@ -85,6 +87,25 @@ def test_evaluate_agrees_between_checkpoint_and_packed_file(told, quantised):
     assert (graph["kind"], engine["kind"]) == ("qat", "packed")
     assert graph["accuracy"] == engine["accuracy"]
     assert graph["images"] == 359
+
+
+def test_images_are_evaluated_as_the_model_was_trained(told, trained, capsys):
+    """Whatever part of the data the seed holds out now."""
+    usual = told("evaluate", str(trained))
+    other = told("evaluate", str(trained), "--seed", "1")
+    assert other == usual  # the test images are the same, and so are mean and deviation
+    assert _exit_code(["evaluate", str(trained), "--seed", "1"]) == 0
+    assert "normalised as" in capsys.readouterr().err
+
+
+def test_images_are_evaluated_at_the_models_size(told, place, capsys):
+    larger = place / "larger.safetensors"
+    save_checkpoint(larger, create_model({**model_table(place / "model.toml"), "image_size": 12}))
+    assert told("evaluate", str(larger))["image_size"] == 12
+    assert _exit_code(["evaluate", str(larger)]) == 0
+    said = capsys.readouterr().err
+    assert "12x12" in said
+    assert "does not say how its images were normalised" in said
 
 
 def test_sparsity_holds_through_the_steps(told, pruned, quantised):

@@ -162,7 +162,10 @@ def export(
         str, typer.Option(help="packed or qonnx (both from a QAT checkpoint), onnx, or verilog (from a pipeline file).")
     ] = "onnx",
     data: Annotated[
-        str | None, typer.Option(help="Data whose mean and deviation a packed model normalises by.")
+        str | None,
+        typer.Option(
+            help="Data whose mean and deviation a packed model normalises by, in place of those it was trained with."
+        ),
     ] = None,
     val_fraction: ValFraction = VAL_FRACTION,
     seed: Seed = 0,

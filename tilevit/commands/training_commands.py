@@ -123,22 +123,24 @@ def evaluate(
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Accuracy of a checkpoint or a packed model. A packed model runs on the integer engine."""
-    from tilevit.models import load_model
+    """Accuracy of a checkpoint or a packed model. A packed model runs on the integer engine.
+
+    Images are brought to the model's size and normalised as it was trained; where the data's own differ, that is said.
+    """
+    from tilevit.models import data_as_trained, load_model
     from tilevit.run import packed_accuracy
     from vit import evaluate as measured
-    from vit import load_data
 
     require_choice("split", split, ("test", "val", "train"))
-    splits = load_data(data, val_fraction=val_fraction, seed=seed)
-    loaded = load_model(model, splits, seed)
+    loaded = load_model(model)
     if loaded.kind == "new":
         raise InputError("model", model, "a checkpoint or a packed model", "this one is not trained: see tilevit train")
+    splits = data_as_trained(loaded, data, val_fraction, seed)
     images = getattr(splits, split)
     if loaded.kind == "packed":
         accuracy, _ = packed_accuracy(loaded.packed(), images)
     else:
         accuracy = measured(loaded.network(), images, device=device).accuracy
     result = {"model": model, "kind": loaded.kind, "data": splits.name, "split": split, "images": len(images)}
-    result |= {"accuracy": accuracy}
+    result |= {"image_size": splits.image_size, "mean": splits.mean, "std": splits.std, "accuracy": accuracy}
     tell("Evaluated", result, json)
