@@ -126,8 +126,8 @@ def ptq(
     require_float("fallback", fallback, 0, 1)
     threads = torch.get_num_threads() if threads is None else require_int("threads", threads)
     _require_float_model(model)
-    data = as_trained(model, data)
     _require_fit(model, data)
+    data = as_trained(model, data)
     folder = Path("outputs/ptq" if out is None else out)
     float_path, path = folder / "float.onnx", folder / f"{method}.onnx"
     export_onnx(model, float_path)
