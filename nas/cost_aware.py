@@ -52,6 +52,8 @@ class CostAwareSampler(BaseSampler):
             known value of all candidates, and for a modelled objective the median of the finished trials.
         pool: candidates that are looked at: all, where the space has no more; else as many drawn at random, joined
             before each trial by neighbours of the best finished trials.
+        draw: function of a number and a seed that draws so many candidates where they are too many to enumerate; left
+            out, each parameter is drawn by itself, which meets few candidates where most combinations are infeasible.
 
     Raises:
         InputError: an empty space, no known objective, or no feasible candidate.
@@ -67,6 +69,7 @@ class CostAwareSampler(BaseSampler):
         startup: int = 10,
         reference: Mapping[int, float] | None = None,
         pool: int = POOL,
+        draw: Callable[[int, int], Sequence[Params]] | None = None,
     ) -> None:
         if not space:
             raise InputError("space", space, "a table of at least one parameter")
@@ -75,7 +78,7 @@ class CostAwareSampler(BaseSampler):
         self._space, self._known, self._constraints = dict(space), dict(sorted(known.items())), constraints
         self._startup, self._pool_size = require_int("startup", startup), require_int("pool", pool)
         self._enumerable = grid_size(self._space) <= self._pool_size
-        self._reference = dict(reference or {})
+        self._reference, self._draw = dict(reference or {}), draw
         self._seed = _entropy() if seed is None else require_int("seed", seed, low=0)
         self._encode = Encoder(self._space)
         self._costs: dict[tuple[Any, ...], Floats | None] = {}
@@ -134,11 +137,15 @@ class CostAwareSampler(BaseSampler):
     def _all_or_drawn(self) -> Pool:
         rng = np.random.default_rng([self._seed])
         for _ in range(ROUNDS):
-            grid = enumerate_grid(self._space) if self._enumerable else draw(self._space, self._pool_size, rng)
-            pool = self._priced(grid)
+            pool = self._priced(enumerate_grid(self._space) if self._enumerable else self._drawn(rng))
             if pool.candidates:
                 return pool
         raise InputError("constraints", "of the sampler", "some that a candidate keeps: none of them is feasible")
+
+    def _drawn(self, rng: np.random.Generator) -> Sequence[Params]:
+        if self._draw is None:
+            return draw(self._space, self._pool_size, rng)
+        return self._draw(self._pool_size, int(rng.integers(2**31)))
 
     def _priced(self, candidates: Iterable[Params]) -> Pool:
         """The feasible ones of the candidates, each once, with their costs."""

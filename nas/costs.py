@@ -7,14 +7,18 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.fields import HARDWARE, key_of
 from nas.space import Params, SearchSpace, told
+from quant.config import FLOAT, QuantConfig
+from quant.level_sets import bits_of
 from vit.config import ViTConfig
 from vit.errors import InputError, did_you_mean
-from vit.layers import layers_of
+from vit.layers import FLOAT_BITS, LayerInfo, layers_of
 
 if TYPE_CHECKING:
     from fifo_sim import Hardware
@@ -23,6 +27,7 @@ TRAINED = ("accuracy",)  # what only training tells; maximised, all the rest is 
 SHAPE = ("params", "macs")
 STREAMED = ("cycles", "sram_kib", "energy_pj", "bytes", "dram_bytes")
 METRICS = (*TRAINED, *SHAPE, *STREAMED)
+MACHINES = 65_536  # candidates whose machines are tried before anything is trained
 _COMPARISON = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+0-9.eE_]+)\s*")
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -74,11 +79,12 @@ class Costs:
 
     Args:
         space: what the candidates come from.
-        hardware: a fifo_sim.Hardware, the name of a preset or the path of a TOML file; needed for STREAMED only.
+        hardware: a fifo_sim.Hardware, the name of a preset or the path of a TOML file; needed for STREAMED only, and
+            there only where the space names none.
         metrics: the costs wanted, out of SHAPE and STREAMED.
 
     Raises:
-        InputError: a metric of the hardware without a hardware.
+        InputError: a metric of the hardware without a hardware, or a machine of the space that cannot be.
     """
 
     def __init__(self, space: SearchSpace, hardware: Hardware | str | Path | None, metrics: Iterable[str]) -> None:
@@ -86,12 +92,16 @@ class Costs:
         self.metrics = tuple(dict.fromkeys(metrics))
         self.hardware: Hardware | None = None
         streamed = [name for name in self.metrics if name in STREAMED]
-        if streamed and hardware is None:
+        named = HARDWARE in {**space.choices, **space.fixed}
+        if streamed and hardware is None and not named:
             raise InputError("hardware", hardware, f"a preset or a TOML file: {', '.join(streamed)} depend on it")
         if hardware is not None:
             from fifo_sim import Hardware
 
             self.hardware = Hardware.load(hardware)
+        self._machines: dict[str, Hardware] = {}
+        if streamed:
+            self._try_machines()
         self._known: dict[tuple[Any, ...], tuple[dict[str, float], str]] = {}
 
     def __call__(self, params: Params) -> dict[str, float]:
@@ -139,10 +149,43 @@ class Costs:
         if set(SHAPE) & set(self.metrics):
             found = {"params": float(config_params(config)), "macs": float(sum(x.macs for x in layers_of(config)))}
         streamed = [name for name in self.metrics if name in STREAMED]
-        if self.hardware is not None and streamed:
-            costs, reason = streamed_costs(config, self.hardware, streamed, **self.space.streaming(params))
+        if streamed:
+            layers = layers_as(config, self.space.quantisation(params))
+            costs, reason = streamed_costs(
+                config, layers, self.machine(params), streamed, **self.space.streaming(params)
+            )
             found |= costs
         return {name: found[name] for name in self.metrics}, reason
+
+    def machine(self, params: Params) -> Hardware:
+        """What a candidate runs on: the machine of the search or the one it names, with the keys that it sets.
+
+        Raises:
+            InputError: there is no such machine, or a key has no meaning or another range there.
+        """
+        from fifo_sim import Hardware
+
+        name, keys = self.space.machine(params)
+        key = repr((name, sorted(keys.items())))
+        if key not in self._machines:
+            base = self.hardware if name is None else Hardware.load(name)
+            assert base is not None
+            self._machines[key] = replace(base, **keys)
+        return self._machines[key]
+
+    def _try_machines(self) -> None:
+        """Build each machine of the space once, so that one that cannot be is told before anything is trained."""
+        names = [name for name in self.space.choices if name == HARDWARE or key_of(name)]
+        seen = set()
+        for params in islice(self.space, MACHINES if names else 0):
+            chosen = tuple(params[name] for name in names)
+            if chosen not in seen:
+                seen.add(chosen)
+                self.machine(params)
+            if len(seen) == math.prod(len(self.space.choices[name]) for name in names):
+                break
+        if not names:
+            self.machine(next(iter(self.space)))
 
 
 def config_params(config: ViTConfig) -> int:
@@ -152,19 +195,44 @@ def config_params(config: ViTConfig) -> int:
     return sum(layer.params for layer in layers_of(config)) + norms + tokens
 
 
+def layers_as(config: ViTConfig, quantisation: QuantConfig | None) -> list[LayerInfo]:
+    """The layers of a network of this shape, with the widths that `prepare_qat` would give them."""
+    if quantisation is None:
+        return layers_of(config)
+    return [_as(layer, quantisation) for layer in layers_of(config)]
+
+
+def _as(layer: LayerInfo, quantisation: QuantConfig) -> LayerInfo:
+    if not layer.params:
+        return layer
+    scheme = quantisation.scheme_of(layer.name)
+    if scheme == FLOAT:
+        return replace(layer, weight_scheme=scheme)
+    inputs = FLOAT_BITS if quantisation.activations == FLOAT else bits_of(quantisation.activations)
+    return replace(layer, weight_bits=bits_of(scheme), activation_bits=inputs, weight_scheme=scheme)
+
+
 def streamed_costs(
-    config: ViTConfig, hardware: Hardware, metrics: Iterable[str], tile: int, fifo: int, attention: str
+    config: ViTConfig,
+    layers: Sequence[LayerInfo],
+    hardware: Hardware,
+    metrics: Iterable[str],
+    tile: int,
+    fifo: int,
+    attention: str,
 ) -> tuple[dict[str, float], str]:
     """What one image costs that streams through the hardware, and why it cannot, or "".
 
     Args:
+        layers: of a network of that shape, in order of execution.
         metrics: out of cycles (from the first firing to the last), sram_kib (all buffers on chip), energy_pj (of the
             run), bytes (all weights as they are stored) and dram_bytes (traffic).
     """
-    from fifo_sim import DoesNotFit, lower, simulate
+    from fifo_sim import DoesNotFit, simulate
+    from fifo_sim.lowering import lay_out
 
     try:
-        lowered = lower(config, hardware, tile=tile, fifo=fifo, attention=attention)
+        lowered = lay_out(config, layers, hardware, tile, fifo, attention, images=1)
     except DoesNotFit:
         return dict.fromkeys(metrics, math.inf), f"the {hardware.sram_kib:g} KiB on chip of {hardware.name}"
     cycles = simulate(lowered.pipeline, history=False).cycles

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import random
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vit.config import POOLS, STEMS, ViTConfig
-from vit.errors import InputError, require_choice, require_float, require_int, require_known_keys
-from vit.files import read_text, write_text
+from nas.fields import (
+    ACTIVATIONS,
+    HARDWARE,
+    STREAMING,
+    WEIGHTS,
+    key_of,
+    pattern_of,
+    require_fields,
+    require_value,
+    require_values,
+)
+from quant.config import FLOAT, QuantConfig, fits
+from vit.config import STEMS, ViTConfig
+from vit.errors import InputError, require_int, require_known_keys
+from vit.files import read_text, toml_line, write_text
+from vit.layers import layers_of
 
-ATTENTIONS = ("full", "window", "tile")
-STREAMING = {"tile": 8, "fifo": 4, "attention": "full"}  # the fields that are no part of ViTConfig, and their defaults
-INTEGERS = ("patch_size", "dim", "depth", "heads", "head_dim", "tile", "fifo")
-SEARCHABLE = ("dim", "depth", "heads", "mlp_ratio", "patch_size", "stem", "pool", "drop_path", "head_dim", *STREAMING)
+DEFAULTS = {**STREAMING, WEIGHTS: FLOAT, ACTIVATIONS: "int8"}  # of fields that are no part of ViTConfig
+LAYERED = ("depth", "stem", "pool", "patch_size")  # fields that say which layers there are
 
 Params = dict[str, Any]
+When = Mapping[str, Mapping[str, Sequence[Any]]]
 
 
 @dataclass(frozen=True)
@@ -51,16 +64,23 @@ RULES = (
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Choices for fields of ViTConfig and for tile, FIFO depth and attention mode of the streaming hardware.
+    """Choices for fields of ViTConfig, of its quantisation, of the tiles it streams in, and of the hardware.
 
     A candidate is a dict with one value for each field in `choices`. Candidates that break a rule between fields (heads
     divides dim, patch_size divides image_size, a power-of-two patch under the conv stem, an MLP of at least one unit)
-    are not part of the space: they are neither counted, nor enumerated, nor sampled.
+    are not part of the space: they are neither counted, nor enumerated, nor sampled. Likewise a field without a choice
+    in a candidate has its first value there: one whose condition in `when` does not hold, and `weights.PATTERN` where
+    the candidate has no such layer.
 
     Attributes:
-        choices: the values of each searched field, in order; fields are those of SEARCHABLE.
+        choices: the values of each searched field, in order. Fields are those of ViTConfig; tile, fifo and attention;
+            `weights`, the weight scheme of all layers ("pot4" ... "int8", or "float"), and `weights.PATTERN`, that of
+            the layers a pattern fits, the first that does; `activations` of quantised layers; `hardware`, a preset or
+            TOML file; and `hardware.KEY`, a key of fifo_sim.Hardware in place of the machine's own.
         fixed: what does not vary: image_size, in_channels, num_classes, and any field not in `choices`. What is in
-            neither takes ViTConfig's default, tile 8, fifo 4, attention "full".
+            neither takes ViTConfig's default, tile 8, fifo 4, attention "full", weights "float" (as wide as the machine
+            has them), activations "int8".
+        when: {field: {other field: values}}: `field` has a choice only where each other one has one of its values.
 
     Raises:
         InputError: an unknown field, a value it cannot have, no or repeated values, or no candidate that keeps the
@@ -71,25 +91,34 @@ class SearchSpace:
     (3, 4)
     >>> [(p["dim"], p["heads"]) for p in space]
     [(32, 2), (48, 2), (48, 3)]
+    >>> len(SearchSpace({"depth": [1, 2], "weights.blocks.1": ["pot4", "int8"]}))
+    3
     """
 
     choices: Mapping[str, Sequence[Any]]
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    when: When = field(default_factory=dict)
     _ruled: tuple[Params, ...] = field(init=False, repr=False, compare=False)
+    _sizes: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.choices, Mapping) or not self.choices:
             raise InputError("space", self.choices, "a table of fields with a list of values each")
-        require_known_keys("space", self.choices, SEARCHABLE)
-        object.__setattr__(self, "choices", {name: _checked(name, values) for name, values in self.choices.items()})
-        known = [f.name for f in fields(ViTConfig) if not f.name.startswith("block_")]
-        require_known_keys("space.fixed", self.fixed, [*known, *STREAMING])
+        require_fields("space", self.choices)
+        object.__setattr__(
+            self, "choices", {name: require_values(name, values) for name, values in self.choices.items()}
+        )
+        require_fields("space.fixed", self.fixed, ("image_size", "in_channels", "num_classes"))
         for name, value in self.fixed.items():
             if name in self.choices:
                 raise InputError("space.fixed", name, "a field that is not searched", "remove one of the two")
-            _check_value(name, value)
+            require_value(name, value)
         object.__setattr__(self, "fixed", dict(self.fixed))
+        object.__setattr__(self, "when", dict(self._conditions()))
         object.__setattr__(self, "_ruled", tuple(self._combinations_of_ruled_fields()))
+        self._require_layers()
+        sizes = (math.prod(len(self._domain(name, ruled)) for name in self._free) for ruled in self._ruled)
+        object.__setattr__(self, "_sizes", tuple(sizes))
 
     @classmethod
     def for_image(cls, image_size: int, in_channels: int = 3, num_classes: int = 10, **choices: Any) -> SearchSpace:
@@ -120,7 +149,7 @@ class SearchSpace:
 
     def __len__(self) -> int:
         """Candidates that keep the rules."""
-        return len(self._ruled) * math.prod(len(self.choices[name]) for name in self._free)
+        return sum(self._sizes)
 
     @property
     def combinations(self) -> int:
@@ -131,26 +160,39 @@ class SearchSpace:
         """Every candidate, in an order that depends on `choices` alone."""
         free = self._free
         for ruled in self._ruled:
-            for values in itertools.product(*(self.choices[name] for name in free)):
+            for values in itertools.product(*(self._domain(name, ruled) for name in free)):
                 yield self._ordered(ruled | dict(zip(free, values, strict=True)))
 
     def sample(self, count: int, seed: int = 0) -> list[Params]:
         """`count` candidates, each drawn from the whole space with equal chances (repeats are possible)."""
         rng = random.Random(seed)
+        ruled = rng.choices(self._ruled, self._sizes, k=count)
         return [
-            self._ordered(rng.choice(self._ruled) | {name: rng.choice(self.choices[name]) for name in self._free})
-            for _ in range(count)
+            self._ordered(begun | {name: rng.choice(self._domain(name, begun)) for name in self._free})
+            for begun in ruled
         ]
 
     def broken_rules(self, params: Mapping[str, Any]) -> list[str]:
         """Names of the rules between fields that a candidate breaks; empty for one of the space."""
-        return [rule.name for rule in RULES if not rule.holds(*(self.value(params, name) for name in rule.fields))]
+        broken = [rule.name for rule in RULES if not rule.holds(*(self.value(params, name) for name in rule.fields))]
+        if not broken:  # else it may have no layers that could be asked for
+            idle = (name for name in self._conditional if name in params and not self.has_choice(params, name))
+            broken = [f"{name} has no choice" for name in idle if params[name] != self.choices[name][0]]
+        return broken
+
+    def has_choice(self, params: Mapping[str, Any], name: str) -> bool:
+        """Whether a candidate may choose the value of this field; where not, it has its first one."""
+        conditions = self.when.get(name, {})
+        if not all(self.value(params, other) in values for other, values in conditions.items()):
+            return False
+        pattern = pattern_of(name)
+        return not pattern or any(fits(layer, pattern) for layer in _layers(self.config(params)))
 
     def value(self, params: Mapping[str, Any], name: str) -> Any:
         """The value of a field in a candidate, searched or not."""
         if name in params:
             return params[name]
-        return self.fixed.get(name, STREAMING.get(name, getattr(ViTConfig, name, None)))
+        return self.fixed.get(name, DEFAULTS.get(name, getattr(ViTConfig, name, None)))
 
     def config(self, params: Mapping[str, Any]) -> ViTConfig:
         """The architecture of a candidate."""
@@ -161,27 +203,43 @@ class SearchSpace:
         """Tile, FIFO depth and attention mode of a candidate."""
         return {name: self.value(params, name) for name in STREAMING}
 
+    def quantisation(self, params: Mapping[str, Any]) -> QuantConfig | None:
+        """How a candidate is quantised; None where all its layers stay float."""
+        patterns = {pattern_of(name): self.value(params, name) for name in (*self.choices, *self.fixed)}
+        schemes = {pattern: scheme for pattern, scheme in patterns.items() if pattern}
+        chosen = QuantConfig({**schemes, "*": self.value(params, WEIGHTS)}, activations=self.value(params, ACTIVATIONS))
+        if all(chosen.scheme_of(layer) == FLOAT for layer in _layers(self.config(params))):
+            return None
+        return chosen
+
+    def machine(self, params: Mapping[str, Any]) -> tuple[str | None, Params]:
+        """The machine that a candidate names, if any, and the keys of Hardware that it sets, with their values."""
+        set_here = (name for name in (*self.choices, *self.fixed) if key_of(name) and self._is_set(params, name))
+        return self.value(params, HARDWARE), {key_of(name): self.value(params, name) for name in set_here}
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: {"choices": {field: [values]}, "fixed": {field: value}}."""
-        return {"choices": {name: list(values) for name, values in self.choices.items()}, "fixed": dict(self.fixed)}
+        """Plain JSON values: {"choices": {field: [values]}, "fixed": {field: value}}, and "when" if there is any."""
+        tables: dict[str, Any] = {"choices": {name: list(values) for name, values in self.choices.items()}}
+        tables["fixed"] = dict(self.fixed)
+        if self.when:
+            tables["when"] = {name: {n: list(v) for n, v in others.items()} for name, others in self.when.items()}
+        return tables
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchSpace:
         """The space in a mapping as `to_dict` gives it; an InputError for anything else."""
         if not isinstance(values, Mapping):
-            raise InputError("space", values, "a table with choices and fixed")
-        require_known_keys("space", values, ("choices", "fixed"))
+            raise InputError("space", values, "a table with choices, fixed and when")
+        require_known_keys("space", values, ("choices", "fixed", "when"))
         fixed = values.get("fixed", {})
         if not isinstance(fixed, Mapping):
             raise InputError("space.fixed", fixed, "a table of fields and values")
-        return cls(values.get("choices", {}), fixed)
+        return cls(values.get("choices", {}), fixed, values.get("when", {}))
 
     def save(self, path: str | Path) -> None:
-        """Write the space as TOML, with tables [choices] and [fixed]."""
+        """Write the space as TOML, with tables [choices], [fixed] and, if there is any, [when]."""
         tables = self.to_dict()
-        lines = [
-            f"[{table}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in tables[table].items()) for table in tables
-        ]
+        lines = [f"[{table}]\n" + "".join(f"{toml_line(k, v)}\n" for k, v in tables[table].items()) for table in tables]
         write_text(path, "\n".join(lines))
 
     @classmethod
@@ -194,21 +252,62 @@ class SearchSpace:
 
     @property
     def _free(self) -> list[str]:
-        """Searched fields that no rule looks at: any value goes with any other."""
-        return [name for name in self.choices if name not in self._ruled_fields]
+        """Searched fields that nothing looks at: their values go with any others, where they have a choice."""
+        looked_at = self._looked_at
+        return [name for name in self.choices if name not in looked_at]
 
     @property
-    def _ruled_fields(self) -> list[str]:
-        looked_at = {name for rule in RULES for name in rule.fields}
-        return [name for name in self.choices if name in looked_at]
+    def _looked_at(self) -> set[str]:
+        """Fields that a rule or a condition looks at."""
+        rules = {name for rule in RULES for name in rule.fields}
+        conditions = {other for others in self.when.values() for other in others}
+        return rules | conditions | set(LAYERED if any(map(pattern_of, self.choices)) else ())
+
+    @property
+    def _conditional(self) -> list[str]:
+        return [name for name in self.choices if name in self.when or pattern_of(name)]
+
+    def _conditions(self) -> Iterator[tuple[str, dict[str, tuple[Any, ...]]]]:
+        """`when`, checked."""
+        if not isinstance(self.when, Mapping):
+            raise InputError("space.when", self.when, "a table of fields, with a table of fields and values each")
+        for name, others in self.when.items():
+            where = f"space.when.{name}"
+            if name not in self.choices:
+                raise InputError("space.when", name, "a field that is searched")
+            if not isinstance(others, Mapping) or not others or name in others:
+                raise InputError(where, others, "a table of other fields, with a list of values each")
+            require_fields(where, others)
+            for other, values in others.items():
+                missing = set(require_values(other, values)) - set(self.choices.get(other, (self.value({}, other),)))
+                if missing:
+                    raise InputError(f"{where}.{other}", list(values), "values that the field can have in this space")
+            yield name, {other: tuple(values) for other, values in others.items()}
+
+    def _require_layers(self) -> None:
+        """Refuse a pattern that fits no layer of any candidate."""
+        for name in (*self.choices, *self.fixed):
+            pattern = pattern_of(name)
+            layers = (layer for ruled in self._ruled for layer in _layers(self.config(ruled)))
+            if pattern and not any(fits(layer, pattern) for layer in layers):
+                raise InputError("space", name, "a pattern of layers, such as weights.blocks.*.mlp or weights.head")
+
+    def _domain(self, name: str, params: Mapping[str, Any]) -> Sequence[Any]:
+        """The values of a free field beside the others of a candidate."""
+        values = self.choices[name]
+        return values if name not in self._conditional or self.has_choice(params, name) else values[:1]
+
+    def _is_set(self, params: Mapping[str, Any], name: str) -> bool:
+        return name in self.fixed or self.has_choice(params, name)
 
     def _combinations_of_ruled_fields(self) -> Iterator[Params]:
-        names, kept, refused = self._ruled_fields, 0, dict.fromkeys((rule.name for rule in RULES), 0)
+        looked_at = self._looked_at
+        names, kept = [name for name in self.choices if name in looked_at], 0
+        refused: Counter[str] = Counter()
         for values in itertools.product(*(self.choices[name] for name in names)):
             params = dict(zip(names, values, strict=True))
             broken = self.broken_rules(params)
-            for name in broken:
-                refused[name] += 1
+            refused.update(broken)
             if not broken:
                 kept += 1
                 yield params
@@ -227,19 +326,7 @@ def told(refused: Mapping[str, int]) -> str:
     return ", ".join(f"{name} refuses {count}" for name, count in ranked)
 
 
-def _checked(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    if not isinstance(values, (list, tuple)) or not values:
-        raise InputError(f"space.{name}", values, "a list of at least one value")
-    found = tuple(_check_value(name, value) for value in values)
-    if len(set(found)) != len(found):
-        raise InputError(f"space.{name}", values, "a list of values that differ")
-    return found
-
-
-def _check_value(name: str, value: Any) -> Any:
-    where = f"space.{name}"
-    if name in ("mlp_ratio", "drop_path"):
-        return require_float(where, value, 0, 64 if name == "mlp_ratio" else 1, open_low=name == "mlp_ratio")
-    if name in ("stem", "pool", "attention"):
-        return require_choice(where, value, {"stem": STEMS, "pool": POOLS, "attention": ATTENTIONS}[name])
-    return require_int(where, value)
+@lru_cache(maxsize=4096)
+def _layers(config: ViTConfig) -> tuple[str, ...]:
+    """Names of the layers that have weights."""
+    return tuple(layer.name for layer in layers_of(config) if layer.params)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from nas.fields import ACTIVATIONS, HARDWARE, WEIGHTS, key_of, pattern_of
 from nas.space import SearchSpace
 from vit.config import ViTConfig
 from vit.errors import InputError
@@ -31,13 +32,13 @@ class Supernet(nn.Module):
 
     Raises:
         InputError: a field has several values whose candidates cannot share weights, such as stem or patch_size, or
-            attention is not full.
+            attention is not full; or quantised weights.
     """
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
         _require_shared(space)
-        one_of_each = {name: v[:1] if name in WITHOUT_WEIGHTS else v for name, v in space.choices.items()}
+        one_of_each = {name: v[:1] if _has_no_weights(name) else v for name, v in space.choices.items()}
         shapes = [space.config(params) for params in SearchSpace(one_of_each, space.fixed)]
         self.space, self.candidates = space, frozenset(shapes)
         self.largest, self.smallest = max(shapes, key=_size), min(shapes, key=_size)
@@ -91,9 +92,15 @@ def shareable(space: SearchSpace) -> SearchSpace:
     >>> shareable(space)
     SearchSpace(choices={'dim': (8, 16)}, fixed={'heads': 1, 'patch_size': 2, 'stem': 'patch'})
     """
-    kept = {name: values for name, values in space.choices.items() if name in (*SHARED, *WITHOUT_WEIGHTS)}
-    single = {n: min(v) if n == "patch_size" else v[0] for n, v in space.choices.items() if n not in kept}
-    return SearchSpace(kept, {**space.fixed, **single})
+    kept = {name: values for name, values in space.choices.items() if name in SHARED or _has_no_weights(name)}
+    single = {
+        name: min(values) if name == "patch_size" else values[0]
+        for name, values in space.choices.items()
+        if name not in kept and not _is_rounding(name)
+    }
+    fixed = {name: value for name, value in space.fixed.items() if not _is_rounding(name)}
+    conditions = {name: others for name, others in space.when.items() if name in kept and others.keys() <= kept.keys()}
+    return SearchSpace(kept, {**fixed, **single}, conditions)
 
 
 def _part(name: str, weight: Tensor, shape: torch.Size) -> Tensor:
@@ -108,9 +115,20 @@ def _size(config: ViTConfig) -> tuple[float, ...]:
     return config.dim, config.depth, config.mlp_ratio, config.heads * config.head_width, config.heads
 
 
+def _has_no_weights(name: str) -> bool:
+    return name in (*WITHOUT_WEIGHTS, HARDWARE) or bool(key_of(name))
+
+
+def _is_rounding(name: str) -> bool:
+    return name in (WEIGHTS, ACTIVATIONS) or bool(pattern_of(name))
+
+
 def _require_shared(space: SearchSpace) -> None:
+    for name in (*space.choices, *space.fixed):
+        if _is_rounding(name):
+            raise InputError("space", name, "left out with a supernet", "its weights are float")
     for name, values in space.choices.items():
-        if name not in (*SHARED, *WITHOUT_WEIGHTS) and len(values) > 1:
+        if not (name in SHARED or _has_no_weights(name) or _is_rounding(name)) and len(values) > 1:
             hint = f"its candidates share weights over {', '.join(SHARED)}, not over {name}"
             raise InputError(f"space.{name}", list(values), "a single value with a supernet", hint)
     attention = space.choices.get("attention", (space.value({}, "attention"),))[0]

@@ -17,6 +17,7 @@ from nas.costs import METRICS, TRAINED, Constraint, Costs
 from nas.samplers import GENERAL, FeasibleSampler, general_sampler, seed_of
 from nas.space import Params, SearchSpace
 from vit.errors import InputError, require_choice, require_int
+from vit.layers import layers_of
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +78,7 @@ class Task:
         self._cost_aware: BaseSampler | None = None
         if known:
             self._cost_aware = CostAwareSampler(
-                self.distributions, known, self.violations, seed, startup=STARTUP, pool=POOL
+                self.distributions, known, self.violations, seed, startup=STARTUP, pool=POOL, draw=space.sample
             )
 
     def sampler(self, begun: int) -> BaseSampler:
@@ -139,8 +140,12 @@ class Task:
     def trained_by(self, params: Params) -> str:
         """What the accuracy of a candidate depends on: tile and FIFO depth count only where they cut attention."""
         streaming = self.space.streaming(params)
-        shape = self.space.config(params).to_dict()
-        return json.dumps([shape, streaming if streaming["attention"] != "full" else None], sort_keys=True)
+        config, quantisation = self.space.config(params), self.space.quantisation(params)
+        parts: list[Any] = [config.to_dict(), streaming if streaming["attention"] != "full" else None]
+        if quantisation is not None:
+            schemes = [quantisation.scheme_of(layer.name) for layer in layers_of(config)]
+            parts += [schemes, quantisation.activations]
+        return json.dumps(parts, sort_keys=True)
 
     def _checksum(self, supernet: Supernet) -> str:
         from vit.resume import fingerprint
@@ -162,7 +167,10 @@ def trained_accuracy(
     device: str | torch.device,
     on_epoch: Callable[[dict[str, float]], None],
 ) -> float:
-    """Validation accuracy of a candidate after training, with the attention that its hardware computes."""
+    """Validation accuracy of a candidate after training, with the weights and attention that its hardware computes.
+
+    A quantised candidate is rounded from its first step on.
+    """
     import torch
 
     from vit.model import VisionTransformer
@@ -171,6 +179,11 @@ def trained_accuracy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model: nn.Module = VisionTransformer(space.config(params))
+    quantisation = space.quantisation(params)
+    if quantisation is not None:
+        from quant import prepare_qat
+
+        model = prepare_qat(model, quantisation)
     if space.value(params, "attention") != "full":
         from fifo_sim import streaming
 

@@ -27,7 +27,8 @@ class QuantConfig:
         activations: "int8", "int6", "int4", or "float" for weights alone. Inputs of the linear layers, queries, keys,
             values and attention probabilities are rounded to it; LayerNorm, softmax, GELU and the residual stay float.
         per_channel: one weight scale an output channel; otherwise one a layer.
-        skip: layers that stay in float: patterns as above, or a path whose layers below it are meant ("stem", "head").
+        skip: layers that stay in float: patterns as above. Here and there a pattern that fits a module means all layers
+            below it ("stem", "blocks.*.mlp").
         power_of_two_scales: restrict every scale to a power of two, so that scaling is a shift.
         probabilities: of attention: "uniform", whole multiples of 1 / (2^b - 1) at the b bits of the activations; or
             "log2", the nearest of 0 and 2^0, 2^-1 ... 2^-14, so that multiplying by one is a shift: 16 codes, 4 bits,
@@ -69,11 +70,11 @@ class QuantConfig:
 
     def scheme_of(self, layer: str) -> str:
         """The scheme of a layer's weights, or "float" where it is left alone."""
-        if any(_fits(layer, pattern) for pattern in self.skip):
+        if any(fits(layer, pattern) for pattern in self.skip):
             return FLOAT
         if isinstance(self.weights, str):
             return self.weights
-        return next((scheme for pattern, scheme in self.weights.items() if _fits(layer, pattern)), FLOAT)
+        return next((scheme for pattern, scheme in self.weights.items() if fits(layer, pattern)), FLOAT)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -92,5 +93,6 @@ class QuantConfig:
         return cls(**values)
 
 
-def _fits(layer: str, pattern: str) -> bool:
-    return fnmatchcase(layer, pattern) or layer.startswith(f"{pattern}.")
+def fits(layer: str, pattern: str) -> bool:
+    """Whether a pattern of `weights` or `skip` means this layer: a shell pattern, or the path of a module above it."""
+    return fnmatchcase(layer, pattern) or fnmatchcase(layer, f"{pattern}.*")

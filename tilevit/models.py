@@ -141,7 +141,7 @@ def predict_file(file: str, shape: tuple[int, int, int], threads: int) -> None:
 def model_table(path: str | Path) -> dict[str, Any]:
     """The [model] table of a TOML file such as `tilevit search --export` writes: fields of ViTConfig."""
     tables = read_toml(path, "model")
-    require_known_keys(f"{path}: table", tables, ["model", "recipe", "streaming"])
+    require_known_keys(f"{path}: table", tables, ["model", "recipe", "streaming", "weights", "hardware"])
     table = tables.get("model")
     if not isinstance(table, dict):
         raise InputError("model", str(path), "a TOML file with a [model] table of ViTConfig fields")

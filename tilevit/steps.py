@@ -137,7 +137,7 @@ def qat(
     at: Place,
     model: Spec,
     *,
-    weights: str = "pot4",
+    weights: str | dict[str, str] = "pot4",
     activations: str = "int8",
     probabilities: str = "uniform",
     skip: list[str] | None = None,

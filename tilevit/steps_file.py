@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from tilevit import steps
 from tilevit.idle import refuse_idle_in_step
 from tilevit.settings import LARGEST_SEED, LARGEST_SIDE
 from vit.errors import InputError, require_choice, require_float, require_int, require_known_keys
-from vit.files import read_toml
+from vit.files import read_toml, toml_line
 from vit.recipe import VAL_FRACTION
 
 KINDS: dict[str, Callable[..., Any]] = {
@@ -76,9 +75,9 @@ class StepsConfig:
 
     def to_toml(self) -> str:
         """The settings as a TOML file that `--config` reads back."""
-        lines = [f"{key} = {_toml(getattr(self, key))}" for key in SHARED]
+        lines = [toml_line(key, getattr(self, key)) for key in SHARED]
         for step in self.steps:
-            lines += ["", "[[steps]]", *(f"{key} = {_toml(value)}" for key, value in step.to_dict().items())]
+            lines += ["", "[[steps]]", *(toml_line(key, value) for key, value in step.to_dict().items())]
         return "\n".join(lines) + "\n"
 
 
@@ -177,11 +176,3 @@ def _table(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise InputError(name, value, f"a table [{name}]" if name == "reduced" else "a table")
     return value
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tomllib
 import warnings
 
 import optuna
@@ -13,8 +14,10 @@ from rich.console import Console
 
 import nas
 from nas import Progress
+from quant import load_qat
 from tilevit.cli import _exit_code
 from tilevit.commands.search_view import front_table, live_front
+from vit import describe
 
 SPACE = """
 [choices]
@@ -132,6 +135,28 @@ def test_candidates_may_be_parts_of_a_supernet(searched, tmp_path, monkeypatch) 
     assert "supernet is {" in searched(*flags[:2])
     assert searched("--trials", "5", *flags, "--fresh") == more
     assert state.stat().st_mtime_ns > trained
+
+
+def test_a_winner_tells_its_schemes_and_its_machine(searched, tmp_path, monkeypatch, capsys) -> None:
+    for name in ("plot_front", "plot_hypervolume", "plot_importances", "plot_parallel"):
+        monkeypatch.setattr(nas, name, lambda *_: None)
+    own = '"weights.blocks.*.mlp" = ["apot6"]\nweights = ["pot4"]\nhardware = ["ultra96"]\n"hardware.sram_kib" = [64]\n'
+    (tmp_path / "space.toml").write_text(SPACE.replace("[fixed]", f"{own}[fixed]"))
+    best = tmp_path / "best.toml"
+    assert "left out with a space that names the hardware" in searched("--hardware", "zcu104")
+    searched("--trials", "2", "--objectives", "accuracy,energy_pj", "--export", str(best))
+    tables = tomllib.loads(best.read_text())
+    assert tables["weights"] == {"blocks.*.mlp": "apot6", "*": "pot4"}
+    assert tables["hardware"] == {"machine": "ultra96", "sram_kib": 64}
+    flags = ["--epochs", "1", "--out", str(tmp_path / "qat")]
+    assert _exit_code(["qat", str(best), "--weights", str(best), *flags]) == 0
+    quantised, _ = load_qat(tmp_path / "qat" / "model.safetensors")
+    schemes = {layer.name: layer.weight_scheme for layer in describe(quantised)}
+    assert {schemes["blocks.0.mlp.fc1"], schemes["blocks.0.mlp.fc2"]} == {"apot6"}
+    assert {schemes["blocks.0.attn.qkv"], schemes["head"]} == {"pot4"}
+    capsys.readouterr()
+    assert _exit_code(["qat", str(best), "--weights", str(tmp_path / "space.toml"), *flags]) == 2
+    assert "a TOML file with a table [weights]" in capsys.readouterr().err
 
 
 def test_what_a_search_refuses_is_told_before_a_supernet_is_trained(searched, tmp_path) -> None:

@@ -23,7 +23,7 @@ from tilevit.commands.options import (
 )
 from tilevit.console import tell
 from tilevit.idle import refuse_idle_in_step
-from vit.errors import require_choice
+from vit.errors import InputError, require_choice
 from vit.recipe import VAL_FRACTION
 
 FORMATS = ("packed", "onnx", "qonnx", "verilog")
@@ -98,7 +98,13 @@ def qat(
     ctx: typer.Context,
     model: Model,
     data: Data = "digits",
-    weights: Annotated[str, typer.Option(help="pot4, pot6, apot4, apot6, int4, int6 or int8.")] = "pot4",
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="pot4, pot6, apot4, apot6, int4, int6 or int8; or a TOML file with a table [weights] of layer "
+            "patterns and schemes, such as `tilevit search --export` writes."
+        ),
+    ] = "pot4",
     activations: Annotated[str, typer.Option(help="int8, int6 or int4.")] = "int8",
     probabilities: Annotated[
         str, typer.Option(help="Of attention: uniform, or log2 (0 and powers of two, 16 codes).")
@@ -124,7 +130,7 @@ def qat(
     result = steps.qat(
         at,
         model,
-        weights=weights,
+        weights=_schemes(weights),
         activations=activations,
         probabilities=probabilities,
         skip=skip,
@@ -196,3 +202,15 @@ def export(
         splits = load_data(data, val_fraction=val_fraction, seed=seed) if data else None
         convert(load_model(model).prepared(), splits and splits.mean, splits and splits.std).save(out)
     tell("Exported", {"file": str(out), "format": format, "size_bytes": out.stat().st_size}, json)
+
+
+def _schemes(weights: str) -> str | dict[str, str]:
+    """A scheme by its name, or the table [weights] of a TOML file."""
+    if Path(weights).suffix != ".toml":
+        return weights
+    from vit.files import read_toml
+
+    table = read_toml(weights, "weights").get("weights")
+    if not isinstance(table, dict) or not table:
+        raise InputError("weights", weights, "a TOML file with a table [weights] of layer patterns and schemes")
+    return table

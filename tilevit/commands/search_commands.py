@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,9 @@ from tilevit.console import emit_json, percent, progress, say
 from tilevit.idle import refuse_idle
 from vit.errors import InputError, require_choice
 from vit.recipe import VAL_FRACTION
+
+if TYPE_CHECKING:
+    from nas import SearchSpace
 
 
 def register(app: typer.Typer) -> None:
@@ -98,6 +101,7 @@ def search(
     (progress.png), the parameter importances, and all candidates in parallel coordinates.
     """
     import nas
+    from nas.fields import HARDWARE
     from nas.pareto import ended, finished
     from nas.storage import forget, holds_study
     from nas.task import NOTHING_TRAINED, Task
@@ -126,6 +130,8 @@ def search(
         if space
         else nas.SearchSpace.for_image(splits.image_size, splits.in_channels, splits.num_classes)
     )
+    if HARDWARE in {**places.choices, **places.fixed}:
+        refuse_idle(given, ("hardware",), "with a space that names the hardware")
     shared: nas.Supernet | None = None
     if supernet:
         if rule or dask or "accuracy" not in names:
@@ -175,7 +181,7 @@ def search(
         winner = nas.pick(study, slack=slack).params
         result["winner"] = places.config(winner).to_dict()
         if export:
-            _export(export, result["winner"], places.streaming(winner))
+            _export(export, result["winner"], places, winner)
             say(f"winner: {export}")
     elif export:
         raise InputError("export", str(export), "given only where accuracy is an objective")
@@ -191,11 +197,14 @@ def search(
     show_front(study)
 
 
-def _export(path: Path, model: dict[str, Any], streaming: dict[str, Any]) -> None:
-    import json
+def _export(path: Path, model: dict[str, Any], space: SearchSpace, winner: dict[str, Any]) -> None:
+    from vit.files import toml_line, write_text
 
-    from vit.files import write_text
-
-    tables = {"model": model, "streaming": streaming}
-    lines = [f"[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in t.items()) for name, t in tables.items()]
+    quantisation, (machine, keys) = space.quantisation(winner), space.machine(winner)
+    tables = {"model": model, "streaming": space.streaming(winner)}
+    if quantisation is not None:
+        tables["weights"] = dict(quantisation.weights)
+    if machine is not None or keys:
+        tables["hardware"] = {**({} if machine is None else {"machine": machine}), **keys}
+    lines = [f"[{name}]\n" + "".join(f"{toml_line(*item)}\n" for item in t.items()) for name, t in tables.items()]
     write_text(path, "\n".join(lines))
