@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ POOL = 16_384
 MODELLED = 2  # finished trials that a model needs at least
 ROUNDS = 16  # draws of a pool until one holds a feasible candidate
 NEIGHBOURS = 1 / 16  # of the pool, that join it for a trial where the space is too large to enumerate
+PROPOSED = "cost_aware:candidate"  # system attribute of a trial: what it was to try, before it asks for anything
 EXPECTED = "expected_values"  # user attribute of a pruned trial: the values it would have had, for the model
 TOLERANCE = 0.5  # how far beyond the reference losses are told apart, in parts of its distance to the best
 
@@ -36,7 +39,8 @@ class CostAwareSampler(BaseSampler):
     do not blur the differences between those that do. A candidate that was tried is not tried again while there are
     others; one that is running counts as finished with the value expected of it, so parallel workers spread out. A
     pruned trial is no part of the front; where its user attribute `expected_values` tells the values it would have had
-    in the end, the model learns from them.
+    in the end, the model learns from them. What failed is not tried again. An infinite value counts as the worst finite
+    one (or best).
 
     Given a seed, a trial depends on the seed and on the ended and running trials alone, so a study that was stopped
     goes on as it would have.
@@ -45,7 +49,8 @@ class CostAwareSampler(BaseSampler):
         space: the distribution of every parameter, as the objective suggests them.
         known: {index of the objective: function of the parameters that gives its value}, at least one.
         constraints: function of the parameters that gives numbers, feasible where all are <= 0 (as Optuna's). What is
-            infeasible is never proposed, and `known` is not asked about it.
+            infeasible is never proposed, and `known` is not asked about it. A candidate with a known objective that is
+            not finite is infeasible, too.
         seed: None draws one.
         startup: trials before the model is used, spread over the first known objective.
         reference: {index of the objective: value} beyond which improvement is worth nothing. Left out, it is the worst
@@ -54,9 +59,10 @@ class CostAwareSampler(BaseSampler):
             before each trial by neighbours of the best finished trials.
         draw: function of a number and a seed that draws so many candidates where they are too many to enumerate; left
             out, each parameter is drawn by itself, which meets few candidates where most combinations are infeasible.
+        retry: whether what failed is proposed again, as if it had not been tried: for trials whose worker died.
 
     Raises:
-        InputError: an empty space, no known objective, or no feasible candidate.
+        InputError: an empty space, no known objective, an argument of another kind, or no feasible candidate.
     """
 
     def __init__(
@@ -70,19 +76,35 @@ class CostAwareSampler(BaseSampler):
         reference: Mapping[int, float] | None = None,
         pool: int = POOL,
         draw: Callable[[int, int], Sequence[Params]] | None = None,
+        retry: bool = False,
     ) -> None:
-        if not space:
+        if not isinstance(space, Mapping) or not space:
             raise InputError("space", space, "a table of at least one parameter")
-        if not known:
-            raise InputError("known", known, "at least one objective that is computed")
+        if not isinstance(known, Mapping) or not known:
+            raise InputError("known", known, "a table of at least one objective that is computed")
+        for index, function in known.items():
+            if not isinstance(index, int) or not callable(function):
+                raise InputError("known", {index: function}, "indices of objectives, each with a function")
+        if reference is not None and not isinstance(reference, Mapping):
+            raise InputError("reference", reference, "a table from the index of an objective to a number")
+        for index, value in (reference or {}).items():
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise InputError("reference", {index: value}, "finite numbers")
         self._space, self._known, self._constraints = dict(space), dict(sorted(known.items())), constraints
         self._startup, self._pool_size = require_int("startup", startup), require_int("pool", pool)
         self._enumerable = grid_size(self._space) <= self._pool_size
-        self._reference, self._draw = dict(reference or {}), draw
+        self._reference, self._draw, self._retry = dict(reference or {}), draw, retry
         self._seed = _entropy() if seed is None else require_int("seed", seed, low=0)
         self._encode = Encoder(self._space)
         self._costs: dict[tuple[Any, ...], Floats | None] = {}
         self._base: Pool | None = None
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
 
     def reseed_rng(self) -> None:
         self._seed = _entropy()
@@ -93,27 +115,40 @@ class CostAwareSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
+        given = self._space.get(param_name)
+        if given is not None:
+            raise InputError("space", f"{param_name}: {param_distribution}", f"what the sampler was given: {given}")
         raise InputError("space", param_name, "a parameter that the sampler was given: " + ", ".join(self._space))
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        with self._lock:  # of several threads, each sees what the others have proposed
+            candidate = self._next(study, trial)
+            study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, candidate)
+        return candidate
+
+    def _next(self, study: Study, trial: FrozenTrial) -> Params:
         signs = np.array([-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in study.directions])
         self._check_objectives(len(signs))
-        tried = [t for t in study.get_trials(deepcopy=False) if self._space.keys() <= t.params.keys()]
-        done = [t for t in tried if t.state == TrialState.COMPLETE]
-        stopped = [t for t in tried if t.state == TrialState.PRUNED]
-        running = [t for t in tried if t.state == TrialState.RUNNING and t.number != trial.number]
-        losses = np.array([t.values for t in done]).reshape(len(done), len(signs)) * signs
-        begun = len(done) + len(stopped) + len(running)
-        rng = np.random.default_rng([self._seed, begun - len(running), len(running)])
-        pool = self._pool(done, losses, rng).without({self._key(t.params) for t in (*done, *stopped, *running)})
-        if len(done) < MODELLED or begun < self._startup:
-            return dict(pool.candidates[self._spread(pool, begun, rng)])
-        told = [t for t in stopped if EXPECTED in t.user_attrs]
-        expected = np.array([t.user_attrs[EXPECTED] for t in told]).reshape(len(told), len(signs)) * signs
-        learned = [t.params for t in (*done, *told)]
-        under_way = self._priced(t.params for t in running)
+        by_state: dict[TrialState, list[tuple[FrozenTrial, Params]]] = {state: [] for state in TrialState}
+        for other in study.get_trials(deepcopy=False):
+            params = {**other.system_attrs.get(PROPOSED, {}), **other.params}
+            if other.number != trial.number and self._space.keys() <= params.keys():
+                by_state[other.state].append((other, params))
+        done, stopped = by_state[TrialState.COMPLETE], by_state[TrialState.PRUNED]
+        running, failed = by_state[TrialState.RUNNING], [] if self._retry else by_state[TrialState.FAIL]
+        losses = _finite(np.array([t.values for t, _ in done]).reshape(len(done), len(signs)) * signs)
+        ended = len(done) + len(stopped) + len(failed)
+        rng = np.random.default_rng([self._seed, ended, len(running)])
+        tried = {self._key(params) for _, params in (*done, *stopped, *failed, *running)}
+        pool = self._fresh([params for _, params in done], losses, tried, rng)
+        if len(done) < MODELLED or ended + len(running) < self._startup:
+            return dict(pool.candidates[self._spread(pool, ended + len(running), rng)])
+        told = [(t.user_attrs[EXPECTED], p) for t, p in stopped if len(t.user_attrs.get(EXPECTED, ())) == len(signs)]
+        expected = _finite(np.array([values for values, _ in told]).reshape(len(told), len(signs)) * signs)
+        learned = [params for _, params in (*done, *told)]
+        under_way = self._priced(params for _, params in running)
         worth = self._improvement(pool, learned, np.vstack([losses, expected]), len(done), under_way, signs, rng)
         return dict(pool.candidates[int(np.argmax(worth))])
 
@@ -123,13 +158,23 @@ class CostAwareSampler(BaseSampler):
                 if not 0 <= index < count:
                     raise InputError(field, index, f"indices of the study's {count} objectives, from 0")
 
-    def _pool(self, done: Sequence[FrozenTrial], losses: Floats, rng: np.random.Generator) -> Pool:
+    def _fresh(self, done: Sequence[Params], losses: Floats, tried: Set[Any], rng: np.random.Generator) -> Pool:
+        """The candidates to choose from that were not tried; all, if there are no others."""
+        pool = self._pool(done, losses, rng)
+        fresh = pool.without(tried)
+        for _ in range(0 if self._enumerable else ROUNDS):
+            if fresh.candidates:
+                break
+            fresh = self._priced(self._drawn(rng)).without(tried)
+        return fresh if fresh.candidates else pool
+
+    def _pool(self, done: Sequence[Params], losses: Floats, rng: np.random.Generator) -> Pool:
         """The candidates to choose from: all, or if they are too many a draw and the neighbours of the best."""
         if self._base is None:
             self._base = self._all_or_drawn()
         if self._enumerable or not done:
             return self._base
-        best = [done[i].params for i in np.flatnonzero(non_dominated(losses)).tolist()]
+        best = [done[i] for i in np.flatnonzero(non_dominated(losses)).tolist()]
         count = max(1, int(self._pool_size * NEIGHBOURS))
         near = [mutate(best[int(rng.integers(len(best)))], self._space, rng) for _ in range(count)]
         return self._base.joined(self._priced(near))
@@ -140,7 +185,11 @@ class CostAwareSampler(BaseSampler):
             pool = self._priced(enumerate_grid(self._space) if self._enumerable else self._drawn(rng))
             if pool.candidates:
                 return pool
-        raise InputError("constraints", "of the sampler", "some that a candidate keeps: none of them is feasible")
+        raise InputError(
+            "constraints",
+            "of the sampler",
+            "some that a candidate keeps: none of them is feasible, with finite known objectives",
+        )
 
     def _drawn(self, rng: np.random.Generator) -> Sequence[Params]:
         if self._draw is None:
@@ -156,9 +205,24 @@ class CostAwareSampler(BaseSampler):
     def _cost(self, key: tuple[Any, ...], params: Params) -> Floats | None:
         """The known objectives of a candidate, computed once; None where it is infeasible."""
         if key not in self._costs:
-            feasible = self._constraints is None or all(value <= 0 for value in self._constraints(params))
-            self._costs[key] = np.array([f(params) for f in self._known.values()], dtype=float) if feasible else None
+            costs = self._computed(params) if self._keeps_constraints(params) else None
+            self._costs[key] = costs if costs is not None and np.isfinite(costs).all() else None
         return self._costs[key]
+
+    def _keeps_constraints(self, params: Params) -> bool:
+        if self._constraints is None:
+            return True
+        found = self._constraints(params)
+        if not isinstance(found, (Sequence, np.ndarray)):
+            raise InputError("constraints", found, "a function that gives a sequence of numbers")
+        return all(value <= 0 for value in found)
+
+    def _computed(self, params: Params) -> Floats:
+        found = {index: function(params) for index, function in self._known.items()}
+        try:
+            return np.array([float(value) for value in found.values()])
+        except (TypeError, ValueError) as error:
+            raise InputError("known", found, "functions that give a number each") from error
 
     def _spread(self, pool: Pool, index: int, rng: np.random.Generator) -> int:
         """A candidate at random from one part of the pool along the first known objective; the parts take turns."""
@@ -214,6 +278,16 @@ class Ranks:
         columns = range(costs.shape[1])
         ranks = [np.searchsorted(self._sorted[:, i], costs[:, i]) / len(self._sorted) for i in columns]
         return np.column_stack([encoded, *ranks])
+
+
+def _finite(losses: Floats) -> Floats:
+    """Losses with the worst finite one of an objective in place of +inf, and the best in place of -inf."""
+    bounded = losses.copy()
+    for column in bounded.T:
+        finite = column[np.isfinite(column)]
+        low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+        np.clip(column, low, high, out=column)
+    return bounded
 
 
 def radical_inverse(index: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,8 @@ class Pool:
     costs: Floats
 
     def without(self, keys: Set[tuple[Any, ...]]) -> Pool:
-        """The candidates with other keys; all of them if none would be left."""
-        kept = [i for i, key in enumerate(self.keys) if key not in keys]
-        return self._take(kept) if kept else self
+        """The candidates with other keys."""
+        return self._take([i for i, key in enumerate(self.keys) if key not in keys])
 
     def joined(self, other: Pool) -> Pool:
         """These candidates and those of `other` that are not among them."""
@@ -66,21 +65,21 @@ class Encoder:
     """
 
     def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
-        self._columns = [(name, *_column(name, distribution)) for name, distribution in space.items()]
-        widths = [width for _, width, _ in self._columns]
+        self._columns = {name: _Column(name, distribution) for name, distribution in space.items()}
+        widths = [column.width for column in self._columns.values()]
         self.owner = np.repeat(np.arange(len(widths)), widths)
 
     def __call__(self, candidates: Sequence[Mapping[str, Any]]) -> Floats:
         """(candidates, columns)."""
         found = np.zeros((len(candidates), len(self.owner)))
         start = 0
-        for name, width, place in self._columns:
-            places = np.array([place(params[name]) for params in candidates])
-            if width == 1:
+        for name, column in self._columns.items():
+            places = np.array([column.place(params[name]) for params in candidates])
+            if column.width == 1:
                 found[:, start] = places
             else:
                 found[np.arange(len(candidates)), start + places.astype(int)] = np.sqrt(0.5)
-            start += width
+            start += column.width
         return found
 
 
@@ -108,21 +107,28 @@ def mutate(params: Params, space: Mapping[str, BaseDistribution], rng: np.random
     return params | {name: _other(space[name], params[name], rng) for name in (names[i] for i in changed)}
 
 
-def _column(name: str, distribution: BaseDistribution) -> tuple[int, Callable[[Any], float]]:
-    """How many columns the parameter takes, and the place of a value: in the column, or of the column that is hot."""
-    if isinstance(distribution, CategoricalDistribution):
-        choices: list[Any] = list(distribution.choices)
-        ordered = all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in choices)
-        if not ordered:
-            hot = {c: float(i) for i, c in enumerate(choices)}
-            return len(choices), hot.__getitem__
-        even = {c: i / max(1, len(choices) - 1) for i, c in enumerate(sorted(choices))}
-        return 1, even.__getitem__
-    if isinstance(distribution, (IntDistribution, FloatDistribution)):
-        scale: Callable[[float], float] = math.log if distribution.log else float
-        low, high = scale(distribution.low), scale(distribution.high)
-        return 1, lambda value: (scale(value) - low) / ((high - low) or 1.0)
-    raise InputError("space", name, "a categorical, int or float distribution of Optuna")
+class _Column:
+    """How many columns a parameter takes, and the place of a value: in the column, or of the column that is hot."""
+
+    def __init__(self, name: str, distribution: BaseDistribution) -> None:
+        self.width = 1
+        if isinstance(distribution, CategoricalDistribution):
+            choices: list[Any] = list(distribution.choices)
+            if not all(choice is None or isinstance(choice, (bool, int, float, str)) for choice in choices):
+                raise InputError("space", name, "choices that are numbers, text, true, false or None")
+            ordered = all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in choices)
+            self._places = {c: i / max(1, len(choices) - 1) for i, c in enumerate(sorted(choices))} if ordered else {}
+            if not ordered:
+                self.width, self._places = len(choices), {c: float(i) for i, c in enumerate(choices)}
+        elif isinstance(distribution, (IntDistribution, FloatDistribution)):
+            self._places, self._scale = {}, math.log if distribution.log else float
+            self._low, high = self._scale(distribution.low), self._scale(distribution.high)
+            self._range = (high - self._low) or 1.0
+        else:
+            raise InputError("space", name, "a categorical, int or float distribution of Optuna")
+
+    def place(self, value: Any) -> float:
+        return self._places[value] if self._places else (self._scale(value) - self._low) / self._range
 
 
 def _count(distribution: BaseDistribution) -> float:

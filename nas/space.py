@@ -206,9 +206,10 @@ class SearchSpace:
     def quantisation(self, params: Mapping[str, Any]) -> QuantConfig | None:
         """How a candidate is quantised; None where all its layers stay float."""
         patterns = {pattern_of(name): self.value(params, name) for name in (*self.choices, *self.fixed)}
-        schemes = {pattern: scheme for pattern, scheme in patterns.items() if pattern}
+        layers = _layers(self.config(params))
+        schemes = {name: scheme for name, scheme in patterns.items() if name and any(fits(one, name) for one in layers)}
         chosen = QuantConfig({**schemes, "*": self.value(params, WEIGHTS)}, activations=self.value(params, ACTIVATIONS))
-        if all(chosen.scheme_of(layer) == FLOAT for layer in _layers(self.config(params))):
+        if all(chosen.scheme_of(layer) == FLOAT for layer in layers):
             return None
         return chosen
 

@@ -78,7 +78,14 @@ class Task:
         self._cost_aware: BaseSampler | None = None
         if known:
             self._cost_aware = CostAwareSampler(
-                self.distributions, known, self.violations, seed, startup=STARTUP, pool=POOL, draw=space.sample
+                self.distributions,
+                known,
+                self.violations,
+                seed,
+                startup=STARTUP,
+                pool=POOL,
+                draw=space.sample,
+                retry=True,
             )
 
     def sampler(self, begun: int) -> BaseSampler:

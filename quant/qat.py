@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from quant import modules as quantised
-from quant.config import QuantConfig
+from quant.config import QuantConfig, fits
 from quant.fake_quant import Quantizer
 from vit.attention_core import AttentionWithCore, put_core, subclass
 from vit.checkpoint import load_checkpoint, save_checkpoint
-from vit.errors import InputError
+from vit.errors import InputError, did_you_mean
 from vit.layers import config_of
 from vit.masks import get_mask, set_mask
 from vit.model import Attention, ScaledDotProduct, VisionTransformer
@@ -43,16 +43,26 @@ def prepare_qat(model: nn.Module, config: QuantConfig | None = None, calibration
         carry `weight_bits`, `activation_bits` and `weight_scheme`.
 
     Raises:
-        InputError: the model is prepared already, or has no layer that `config` quantises.
+        InputError: the model is prepared already, has no layer that `config` quantises, or none that a pattern of its
+            weights fits.
     """
     config = config or QuantConfig()
     if is_prepared(model):
         raise InputError("model", type(model).__name__, "a float model", "this one is prepared for QAT already")
+    layers = list(quantisable_layers(model))
+    for pattern in config.weights if isinstance(config.weights, Mapping) else ():
+        if not any(fits(layer, pattern) for layer in layers):
+            raise InputError("weights", pattern, "patterns that fit a layer", did_you_mean(pattern, layers))
+    return _prepared(model, config, calibration)
+
+
+def _prepared(model: nn.Module, config: QuantConfig, calibration: Tensor | None = None) -> nn.Module:
     training = model.training
     prepared: Any = copy.deepcopy(model)
     _replace_layers(prepared, config)
     if all(getattr(module, "weight_quant", None) is None for module in prepared.modules()):
-        raise InputError("skip", list(config.skip), "patterns that leave at least one layer to quantise")
+        field, value = ("skip", list(config.skip)) if config.skip else ("weights", config.weights)
+        raise InputError(field, value, "patterns that leave at least one layer to quantise")
     _replace_root(prepared)
     prepared.quant_config = config
     _calibrate(prepared, calibration)
@@ -62,7 +72,7 @@ def prepare_qat(model: nn.Module, config: QuantConfig | None = None, calibration
 
 def quantisable_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers whose weights can be quantised, by name: nn.Linear, and nn.Conv2d of one group without dilation."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and _fits(m)}
+    return {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and _can_be_quantised(m)}
 
 
 def is_prepared(model: nn.Module) -> bool:
@@ -91,7 +101,7 @@ def load_qat(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.M
     if checkpoint.kind != KIND or "quant" not in checkpoint.extra:
         raise InputError("checkpoint", str(path), "a checkpoint of a prepared (QAT) model", f"it is {checkpoint.kind}")
     extra = dict(checkpoint.extra)
-    model = prepare_qat(checkpoint.model, QuantConfig.from_dict(extra.pop("quant")))
+    model = _prepared(checkpoint.model, QuantConfig.from_dict(extra.pop("quant")))
     wanted = {name: p for name, p in model.named_parameters() if name.endswith(".log2_scale")}
     if {n: t.shape for n, t in checkpoint.leftover.items()} != {n: p.shape for n, p in wanted.items()}:
         raise InputError("checkpoint", str(path), "the scales of its quantised layers", "some are missing or foreign")
@@ -103,7 +113,7 @@ def load_qat(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.M
 
 def _replace_layers(model: nn.Module, config: QuantConfig) -> None:
     for name, module in list(model.named_modules()):
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and _fits(module):
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and _can_be_quantised(module):
             _replace(model, name, _quantised_layer(module, name, config))
         elif isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1 and module.bias is not None:
             norm = quantised.QuantLayerNorm(module.normalized_shape, module.eps)
@@ -119,7 +129,7 @@ def _replace_layers(model: nn.Module, config: QuantConfig) -> None:
             module.__class__ = subclass(type(module), quantised.AttentionOnProjection)
 
 
-def _fits(layer: nn.Linear | nn.Conv2d) -> bool:
+def _can_be_quantised(layer: nn.Linear | nn.Conv2d) -> bool:
     return isinstance(layer, nn.Linear) or (
         layer.groups == 1 and set(layer.dilation) == {1} and not isinstance(layer.padding, str)
     )

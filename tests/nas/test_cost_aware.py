@@ -1,3 +1,5 @@
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -104,6 +106,89 @@ def test_infeasible_candidates_are_neither_priced_nor_proposed() -> None:
         run(CostAwareSampler(SPACE, {1: cost}, lambda params: (1.0,), seed=0), 1)
 
 
+def test_what_failed_is_not_tried_again() -> None:
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        params = {name: trial._suggest(name, distribution) for name, distribution in SPACE.items()}
+        if params["op"] == "b":
+            raise RuntimeError
+        return (float("nan") if params["width"] > 9 else accuracy(params)), cost(params)
+
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=cost_aware())
+    study.optimize(objective, n_trials=40, catch=RuntimeError)
+    assert len({tuple(params.values()) for params in params_of(study)}) == 40
+    assert {trial.state for trial in study.trials} == {TrialState.FAIL, TrialState.COMPLETE}
+
+
+def test_what_died_is_tried_again_where_that_is_wanted() -> None:
+    study = run(cost_aware(retry=True), 12)
+    first = study.ask(SPACE)
+    study.tell(first, state=TrialState.FAIL)
+    assert study.ask(SPACE).params == first.params
+
+
+def test_an_objective_may_leave_parameters_out() -> None:
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        params = {"op": trial._suggest("op", SPACE["op"]), "width": 3, "depth": 1}
+        if params["op"] != "a":
+            params["width"] = trial._suggest("width", SPACE["width"])
+        return accuracy(params), cost(params)
+
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=cost_aware())
+    study.optimize(objective, n_trials=30)
+    assert len({tuple(params.values()) for params in params_of(study)}) >= 12
+
+
+def test_threads_do_not_try_the_same() -> None:
+    study = run(cost_aware(), 6)
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        params = {name: trial._suggest(name, distribution) for name, distribution in SPACE.items()}
+        return accuracy(params), cost(params)
+
+    study.optimize(objective, n_trials=24, n_jobs=3)
+    assert len({tuple(params.values()) for params in params_of(study)}) == 30
+
+
+def test_a_cost_that_is_not_finite_is_infeasible() -> None:
+    odd = {5: float("inf"), 6: float("nan")}
+    known = {1: lambda params: odd.get(params["width"], cost(params))}
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study = run(CostAwareSampler(SPACE, known, seed=0), 25, study)
+    assert not {5, 6} & {params["width"] for params in params_of(study)}
+    assert volume(study) > volume(run(optuna.samplers.RandomSampler(seed=0), 25))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_accuracies_may_be_infinite(value: float) -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=cost_aware())
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        params = {name: trial._suggest(name, distribution) for name, distribution in SPACE.items()}
+        return (value if params["width"] % 2 else accuracy(params)), cost(params)
+
+    study.optimize(objective, n_trials=20)
+    assert len({tuple(params.values()) for params in params_of(study)}) == 20
+
+
+def test_a_copy_goes_on_as_the_sampler_would() -> None:
+    sampler = CostAwareSampler({"x": IntDistribution(1, 50, log=True), "y": SPACE["op"]}, {0: _first}, seed=0)
+    found = []
+    for one in (sampler, pickle.loads(pickle.dumps(sampler)), copy.deepcopy(sampler)):
+        study = optuna.create_study(directions=["minimize", "maximize"], sampler=one)
+        study.optimize(lambda t: (t.suggest_int("x", 1, 50, log=True), len(t.suggest_categorical("y", "abc"))), 9)
+        found.append(params_of(study))
+    assert found[0] == found[1] == found[2]
+
+
+def _first(params: dict[str, Any]) -> float:
+    return float(params["x"])
+
+
+def test_a_small_pool_is_drawn_anew_before_anything_is_tried_twice() -> None:
+    study = run(cost_aware(pool=5), 40)
+    assert len({tuple(params.values()) for params in params_of(study)}) == 40
+
+
 def test_costs_are_computed_once_each() -> None:
     asked: list[tuple[Any, ...]] = []
 
@@ -181,6 +266,13 @@ def test_radical_inverse() -> None:
     [
         (lambda: CostAwareSampler({}, {1: cost}), "space"),
         (lambda: CostAwareSampler(SPACE, {}), "known"),
+        (lambda: CostAwareSampler(SPACE, {"latency": cost}), "known"),
+        (lambda: CostAwareSampler(SPACE, {1: 3.0}), "known"),
+        (lambda: run(CostAwareSampler(SPACE, {1: lambda params: None}), 1), "known"),
+        (lambda: run(CostAwareSampler(SPACE, {1: cost}, lambda params: 0.0), 1), "constraints"),
+        (lambda: cost_aware(reference=[0, 1]), "reference"),
+        (lambda: cost_aware(reference={0: float("nan")}), "reference"),
+        (lambda: run(CostAwareSampler(SPACE | {"width": IntDistribution(1, 64)}, {1: cost}, seed=0), 1), "space"),
         (lambda: CostAwareSampler(SPACE, {1: cost}, seed=-1), "seed"),
         (lambda: cost_aware(startup=0), "startup"),
         (lambda: cost_aware(pool=0), "pool"),

@@ -256,6 +256,25 @@ def test_another_core_in_the_place_of_ours_is_called_as_ever() -> None:
     assert seen == [(3, 2, 17, 16)]
 
 
+def test_a_pattern_of_a_module_means_its_layers() -> None:
+    prepared = prepare_qat(float_model(), QuantConfig(weights={"blocks.*.mlp": "apot6", "*": "pot4"}))
+    schemes = {layer.name: layer.weight_scheme for layer in describe(prepared) if layer.params}
+    assert {scheme == "apot6" for name, scheme in schemes.items() if ".mlp." in name} == {True}
+    assert {scheme for name, scheme in schemes.items() if ".mlp." not in name} == {"pot4"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ({"blocks.*.mlpx": "apot6", "*": "pot4"}, r"weights = 'blocks.\*.mlpx': allowed is patterns that fit a layer"),
+        ({"*": "float"}, r"weights = .*: allowed is patterns that leave at least one layer to quantise"),
+    ],
+)
+def test_patterns_that_do_nothing_are_refused(weights: dict[str, str], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        prepare_qat(float_model(), QuantConfig(weights=weights))
+
+
 def test_skipped_layers_stay_float() -> None:
     model = prepared_model(quant={"skip": ["stem", "head"]})
     assert model.head.weight_quant is None
