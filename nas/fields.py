@@ -19,7 +19,7 @@ ARCHITECTURE = ("dim", "depth", "heads", "mlp_ratio", "patch_size", "stem", "poo
 WEIGHTS, ACTIVATIONS, HARDWARE = "weights", "activations", "hardware"
 SEARCHABLE = (*ARCHITECTURE, *STREAMING, WEIGHTS, ACTIVATIONS, HARDWARE)
 FAMILIES = (f"{WEIGHTS}.PATTERN", f"{HARDWARE}.KEY")
-SHARES = {"mlp_ratio": (0, 64), "drop_path": (0, 1)}
+SHARES = {"mlp_ratio": (0, 64), "drop_path": (0, 1)}  # without 0, and without 1
 
 
 def require_fields(where: str, names: Iterable[Any], also: Iterable[str] = ()) -> None:
@@ -42,7 +42,7 @@ def key_of(name: str) -> str:
     family, _, key = name.partition(".")
     if family != HARDWARE or not key:
         return ""
-    return require_choice(name, key, _hardware_keys())
+    return require_choice(name, key, hardware_keys())
 
 
 def require_value(name: str, value: Any) -> Any:
@@ -53,7 +53,7 @@ def require_value(name: str, value: Any) -> Any:
 
     where = f"space.{name}"
     if name in SHARES:
-        return require_float(where, value, *SHARES[name], open_low=name == "mlp_ratio")
+        return require_float(where, value, *SHARES[name], open_low=name == "mlp_ratio", open_high=name == "drop_path")
     if name == WEIGHTS or pattern_of(name):
         return require_choice(where, value, (*SCHEMES, FLOAT))
     choices = {"stem": STEMS, "pool": POOLS, "attention": ATTENTIONS, ACTIVATIONS: WIDTHS}
@@ -80,7 +80,8 @@ def require_values(name: str, values: Any) -> tuple[Any, ...]:
     return found
 
 
-def _hardware_keys() -> tuple[str, ...]:
+def hardware_keys() -> tuple[str, ...]:
+    """The keys of Hardware that can be set one by one."""
     from dataclasses import fields
 
     from fifo_sim import Hardware

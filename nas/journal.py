@@ -43,7 +43,8 @@ class JournalFile(Place):
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self.name, lock = path, str(path), KernelLock(_beside(path, ".lock"))
+        beside = _beside(path, ".lock")
+        self._path, self.name, lock, locked = path, str(path), KernelLock(beside), beside.exists()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with get_lock_file(lock):
@@ -52,6 +53,8 @@ class JournalFile(Place):
         except OSError as error:
             raise InputError("storage", str(path), "a writable file", f"the system says: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not locked:
+                beside.unlink(missing_ok=True)
             raise InputError("storage", str(path), "a journal file of Optuna", "it does not read as one") from error
 
     @contextmanager

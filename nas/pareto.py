@@ -25,8 +25,14 @@ def non_dominated(losses: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 
     Returns:
         A mask of shape (points,).
+
+    Raises:
+        InputError: losses of another shape, or NaN among them.
     """
-    points = _points(losses)
+    return _kept(_points(losses))
+
+
+def _kept(points: Floats) -> npt.NDArray[np.bool_]:
     kept = np.ones(len(points), dtype=np.bool_)
     for i, point in enumerate(points):
         if kept[i]:  # a point that is dominated itself has a dominator that rules out whatever it would
@@ -43,10 +49,18 @@ def hypervolume(losses: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     Args:
         losses: (points, objectives), all to be minimised. Points not better than the reference in every column add 0.
         reference: (objectives,).
+
+    Raises:
+        InputError: shapes that do not go together, or NaN.
     """
-    points, corner = _points(losses), np.asarray(reference, dtype=float)
+    points, corner = _points(losses), _numbers("reference", reference)
+    if corner.ndim != 1 or not corner.size or (len(points) and corner.shape != points.shape[1:]):
+        columns = f"{points.shape[1]}" if len(points) else "at least one"
+        raise InputError("reference", corner.tolist(), f"a list of numbers, one an objective: {columns}")
+    if not len(points):
+        return 0.0
     points = points[(points < corner).all(axis=1)]
-    return _volume(points[non_dominated(points)], corner)
+    return _volume(points[_kept(points)], corner)
 
 
 def _volume(points: Floats, corner: Floats) -> float:
@@ -63,7 +77,7 @@ def _volume(points: Floats, corner: Floats) -> float:
     total, slice_front = 0.0, points[:0, :-1]
     for point, height in zip(points[:, :-1], heights, strict=True):
         slice_front = np.vstack([slice_front, point])
-        slice_front = slice_front[non_dominated(slice_front)]
+        slice_front = slice_front[_kept(slice_front)]
         if height > 0:
             total += float(height) * _volume(slice_front, corner[:-1])
     return total
@@ -125,5 +139,19 @@ def _signs(study: Study) -> Floats:
 
 
 def _points(losses: npt.ArrayLike) -> Floats:
-    points = np.asarray(losses, dtype=float)
-    return points.reshape(0, 1) if points.ndim < 2 and not points.size else np.atleast_2d(points)
+    points = _numbers("losses", losses)
+    points = points.reshape(0, 1) if points.ndim < 2 and not points.size else np.atleast_2d(points)
+    if points.ndim > 2:
+        raise InputError("losses", f"shape {points.shape}", "of shape (points, objectives)")
+    return points
+
+
+def _numbers(name: str, values: npt.ArrayLike) -> Floats:
+    allowed = "numbers, none of them NaN, as many in every row"
+    try:
+        found = np.asarray(values, dtype=float)
+    except (ValueError, TypeError) as error:
+        raise InputError(name, values, allowed) from error
+    if np.isnan(found).any():
+        raise InputError(name, found.tolist(), allowed)
+    return found

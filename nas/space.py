@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +85,7 @@ class SearchSpace:
 
     Raises:
         InputError: an unknown field, a value it cannot have, no or repeated values, or no candidate that keeps the
-            rules (told with how many each rule refuses).
+            rules (told with how many each rule refuses), or 2^63 candidates and more.
 
     >>> space = SearchSpace({"dim": [32, 48], "heads": [2, 3]}, {"image_size": 8, "patch_size": 2})
     >>> len(space), space.combinations
@@ -119,6 +120,8 @@ class SearchSpace:
         self._require_layers()
         sizes = (math.prod(len(self._domain(name, ruled)) for name in self._free) for ruled in self._ruled)
         object.__setattr__(self, "_sizes", tuple(sizes))
+        if sum(self._sizes) > sys.maxsize:  # more than len() can tell
+            raise InputError("space", sum(self._sizes), "choices for fewer than 2^63 candidates")
 
     @classmethod
     def for_image(cls, image_size: int, in_channels: int = 3, num_classes: int = 10, **choices: Any) -> SearchSpace:

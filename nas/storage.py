@@ -29,7 +29,7 @@ def open_place(storage: str | Path | None) -> Place:
         from nas.grpc_proxy import GrpcProxy
 
         return GrpcProxy(storage)
-    if not isinstance(storage, (str, Path)) or is_url(storage):
+    if not isinstance(storage, (str, Path)) or is_url(storage) or not Path(storage).name:
         allowed = "the path of a journal file, postgresql://USER@HOST/DATABASE or grpc://HOST:PORT"
         raise InputError("storage", storage, allowed)
     from nas.journal import JournalFile

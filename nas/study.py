@@ -91,12 +91,17 @@ def search(
         The optuna.Study, multi-objective if there are several, with `metric_names` set to the objectives.
 
     Raises:
-        InputError: an unknown objective, constraint or sampler; data of another shape; no feasible candidate (told with
-            what each constraint refuses); a storage that cannot be used, or holds a study of other settings (the
-            difference is shown).
+        InputError: an argument of another kind; an unknown objective, constraint or sampler; data of another shape; no
+            feasible candidate (told with what each constraint refuses); a storage that cannot be used, or holds a study
+            of other settings (the difference is shown).
     """
     task = Task(space, data, hardware, objectives, constraints, seed, recipe, sampler, device, supernet)
     require_int("trials", trials)
+    rule = (getattr(stopping, name, None) for name in ("stops", "settings"))
+    if stopping is not None and (isinstance(stopping, type) or not all(map(callable, rule))):
+        raise InputError("stopping", stopping, "a nas.Stopper or None", "such as nas.VolumeStopper()")
+    if progress is not None and not callable(progress):
+        raise InputError("progress", progress, "a function of a nas.Progress, or None")
     for name, value in (("stopping", stopping), ("supernet", supernet)):
         if value is not None and not set(TRAINED) & set(objectives):
             raise InputError(name, type(value).__name__, "given only where accuracy is an objective")

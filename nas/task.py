@@ -54,6 +54,7 @@ class Task:
         device: str | torch.device,
         supernet: Supernet | None = None,
     ) -> None:
+        _require_kinds(space, data, recipe, supernet)
         self.space, self.data, self.device, self.supernet = space, data, device, supernet
         self.seed = require_int("seed", seed, low=0)
         self.objectives = _objectives(objectives)
@@ -196,6 +197,24 @@ def trained_accuracy(
 
         model = streaming(model, **space.streaming(params))
     return fit(model, data, recipe, device=device, on_epoch=on_epoch).val_accuracy
+
+
+def _require_kinds(space: object, data: object, recipe: object, supernet: object) -> None:
+    """Refuse an argument of `nas.search` that is of another kind, such as a name in place of what it names."""
+    from vit.image_set import DataSplits
+    from vit.recipe import Recipe
+
+    if not isinstance(space, SearchSpace):
+        raise InputError("space", space, "a nas.SearchSpace", "nas.SearchSpace.load reads one from a TOML file")
+    if not isinstance(data, DataSplits):
+        raise InputError("data", data, "a vit.DataSplits", "vit.load_data gives one for a name or a folder")
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise InputError("recipe", recipe, "a vit.Recipe or None", "vit.Recipe(**fields) makes one")
+    if supernet is not None:
+        from nas.supernet import Supernet
+
+        if not isinstance(supernet, Supernet):
+            raise InputError("supernet", supernet, "a nas.Supernet or None", "nas.train_supernet gives one")
 
 
 def _objectives(names: Sequence[str]) -> tuple[str, ...]:

@@ -29,10 +29,13 @@ def pick(study: Study, rule: str = "accuracy", slack: float = 0.0) -> FrozenTria
         slack: accuracy that may be given up for lower costs, as a fraction (0.01 is one point).
 
     Raises:
-        InputError: unknown rule, slack outside [0, 1], no finished trial, or "accuracy" where that is no objective.
+        InputError: unknown rule, slack outside [0, 1] or with "knee", no finished trial, or "accuracy" where that is no
+            objective.
     """
     require_choice("rule", rule, RULES)
     require_float("slack", slack, 0, 1)
+    if rule == "knee" and slack:
+        raise InputError("slack", slack, "0 with the rule knee, which weighs accuracy against the costs itself")
     trials = front(study)
     if not trials:
         raise InputError("study", study.study_name, "a study with a finished trial")

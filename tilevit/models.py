@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilevit.console import say
-from vit.errors import InputError, require_known_keys
-from vit.files import read_toml
+from tilevit.model_file import model_table, streaming_table
+from vit.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,11 +22,20 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and what it is: "new" (untrained), "float", "qat" or "packed" (then `model` is a PackedModel)."""
+    """A model and what it is: "new" (untrained), "float", "qat" or "packed" (then `model` is a PackedModel).
+
+    `streaming` is what its file says of tile, fifo and attention, where it is a TOML file.
+    """
 
     spec: str
     model: Any
     kind: str
+    streaming: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def restricted(self) -> bool:
+        """Whether its file says that its tokens attend to a part of the image only."""
+        return self.streaming.get("attention", "full") != "full"
 
     def network(self, quantised: bool = True) -> nn.Module:
         """The torch model; an InputError for a packed one, and for a prepared (QAT) one unless `quantised`."""
@@ -64,7 +73,8 @@ def load_model(spec: str | Mapping[str, Any], data: DataSplits | None = None, se
     if isinstance(spec, str) and Path(spec).suffix == SUFFIX:
         loaded = _from_file(Path(spec))
     else:
-        loaded = Loaded(str(spec), _created(spec, data, seed), "new")
+        streaming = streaming_table(spec) if isinstance(spec, str) and Path(spec).suffix == ".toml" else {}
+        loaded = Loaded(str(spec), _created(spec, data, seed), "new", streaming)
     if data is not None:
         require_fit(loaded.model, data)
     return loaded
@@ -136,16 +146,6 @@ def predict_file(file: str, shape: tuple[int, int, int], threads: int) -> None:
     import numpy as np
 
     loaded.packed().predict(np.zeros((1, *shape), np.float32), threads=threads)
-
-
-def model_table(path: str | Path) -> dict[str, Any]:
-    """The [model] table of a TOML file such as `tilevit search --export` writes: fields of ViTConfig."""
-    tables = read_toml(path, "model")
-    require_known_keys(f"{path}: table", tables, ["model", "recipe", "streaming", "weights", "hardware"])
-    table = tables.get("model")
-    if not isinstance(table, dict):
-        raise InputError("model", str(path), "a TOML file with a [model] table of ViTConfig fields")
-    return table
 
 
 def _from_file(path: Path) -> Loaded:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fifo_sim import streaming
 from prune import learn_gates, magnitude_prune, nm_prune, structured_prune
 from prune import sparsity as measured_sparsity
 from prune.anatomy import blocks, dim_of, heads_of
@@ -24,6 +25,7 @@ from tilevit.models import load_model
 from tilevit.run import packed_accuracy
 from tilevit.training import Place, recipe_table, trained, training_recipe
 from vit import distill as distilled
+from vit import fit
 from vit.errors import InputError, did_you_mean, require_choice, require_int
 from vit.masks import prunable_layers
 from vit.preprocessing import as_trained
@@ -53,10 +55,11 @@ def train(
     """Train a model from what it is: fresh, or a checkpoint to go on from.
 
     With `pretrained` a fresh timm model starts from timm's weights; where they cannot be had, that is said and it
-    starts from nothing.
+    starts from nothing. Where the [streaming] table of a TOML file restricts attention, so it is in the training.
     """
     loaded = load_model(model, at.data, at.seed)
-    network, had = loaded.network(quantised=False), {}
+    network = loaded.network(quantised=False)
+    had: Result = {}
     if pretrained:
         if loaded.kind != "new":
             raise InputError("pretrained", True, "absent for a checkpoint, which has its weights", loaded.spec)
@@ -64,7 +67,16 @@ def train(
         if reason:
             say(f"{loaded.spec}: no pretrained weights, it is trained from nothing: {reason}")
         had = {"pretrained": not reason}
-    return trained(network, training_recipe(at, recipe, epochs=epochs, batch_size=batch_size, lr=lr), at) | had
+    if loaded.restricted:
+        network = streaming(network, **loaded.streaming)
+        had |= {"attention": loaded.streaming["attention"]}
+        say(
+            f"attention {had['attention']}, as [streaming] in {loaded.spec} has it; the checkpoint holds the weights "
+            "alone: `tilevit sweep CHECKPOINT --data DATA` tells its accuracy with each attention"
+        )
+    method = partial(fit, identity={"attention": dict(loaded.streaming) if loaded.restricted else None})
+    settings = training_recipe(at, recipe, epochs=epochs, batch_size=batch_size, lr=lr)
+    return trained(network, settings, at, train=method) | had
 
 
 def distill(
@@ -83,7 +95,7 @@ def distill(
     recipe: RecipeTable | None = None,
 ) -> Result:
     """Train a student to answer like a teacher (`vit.distill`)."""
-    student = load_model(model, at.data, at.seed).network(quantised=False)
+    student = _network(at, model)
     method = partial(distilled, teacher=teacher, temp=temp, lam_kd=lam_kd, lam_f=lam_f, lam_ce=lam_ce, hard=hard)
     settings = training_recipe(at, recipe, epochs=epochs, batch_size=batch_size, lr=lr)
     return trained(student, settings, at, train=method)
@@ -113,7 +125,7 @@ def prune(
         raise InputError("prune", f"{sum(ways)} ways given", "one of --sparsity, --nm, or --heads/--mlp/--channels")
     if importance != "magnitude" and not ways[2]:
         raise InputError("importance", importance, "magnitude, unless --heads, --mlp or --channels are cut")
-    network = load_model(model, at.data, at.seed).network(quantised=False)
+    network = _network(at, model)
     removed: dict[str, float] = {}
     if sparsity is not None:
         network = magnitude_prune(network, sparsity, scope)
@@ -147,7 +159,7 @@ def qat(
 ) -> Result:
     """Quantisation-aware training, then the packed model of the integer engine, beside the checkpoint."""
     config = QuantConfig(weights=weights, activations=activations, probabilities=probabilities, skip=tuple(skip or ()))
-    network = load_model(model, at.data, at.seed).network(quantised=False)
+    network = _network(at, model)
     layers = list(prunable_layers(network))
     for pattern in config.skip:
         if not any(QuantConfig(skip=(pattern,)).scheme_of(layer) == "float" for layer in layers):
@@ -165,7 +177,7 @@ def qat(
 
 def ptq(at: Place, model: Spec, *, method: str = "int8-dynamic", calibration_images: int = 128) -> Result:
     """Quantise after training, through onnxruntime, into `out`."""
-    network = load_model(model, at.data, at.seed).network(quantised=False)
+    network = _network(at, model)
     return quantised_after(network, method, at.data, at.out, calibration_images=calibration_images).to_dict()
 
 
@@ -218,6 +230,14 @@ def epochs_after(recipe: RecipeTable | None, epochs: int | None, usual: Result) 
     """Epochs of the training after a model was made smaller: as told, by the recipe, or `usual`."""
     told: int = {**usual, **recipe_table(recipe)}["epochs"] if epochs is None else epochs
     return told
+
+
+def _network(at: Place, model: Spec) -> nn.Module:
+    """The float network to work on; of one that a search chose for restricted attention it is said that it has all."""
+    loaded = load_model(model, at.data, at.seed)
+    if loaded.restricted:
+        say(f"full attention: what [streaming] in {loaded.spec} says of it only `tilevit train` heeds")
+    return loaded.network(quantised=False)
 
 
 def _retraining(at: Place, recipe: RecipeTable | None, epochs: int | None, lr: float | None, usual: Result) -> Any:

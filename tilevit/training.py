@@ -13,6 +13,7 @@ from torch import nn
 
 from prune import sparsity
 from tilevit.console import progress
+from tilevit.model_file import TABLES
 from vit import DataSplits, Recipe, evaluate, fit, save_checkpoint
 from vit.errors import InputError, require_known_keys
 from vit.files import read_toml
@@ -59,7 +60,7 @@ def recipe_table(recipe: Path | Mapping[str, Any] | None) -> Mapping[str, Any]:
     if not isinstance(recipe, Path):
         return recipe or {}
     tables = read_toml(recipe, "recipe")
-    require_known_keys(f"{recipe}: table", tables, ["model", "recipe", "streaming"])
+    require_known_keys(f"{recipe}: table", tables, TABLES)
     table = tables.get("recipe", {})
     if not isinstance(table, Mapping):
         raise InputError("recipe", str(recipe), "a TOML file with a [recipe] table")

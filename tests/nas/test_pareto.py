@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import optuna
 import pytest
@@ -59,3 +61,25 @@ def test_history_grows_to_the_volume_of_all() -> None:
     assert hypervolume_history(study_of([])).shape == (0,)
     with pytest.raises(InputError, match="2 numbers"):
         hypervolume_history(study, reference=(0.4,))
+
+
+@pytest.mark.parametrize(
+    ("losses", "reference", "field"),
+    [
+        ([[1.0, math.nan]], [2.0, 2.0], "losses"),
+        ([[1.0, 1.0]], [2.0, math.nan], "reference"),
+        ([[1.0, 1.0]], [2.0], "reference"),
+        ([[1.0, 1.0]], [2.0, 2.0, 2.0], "reference"),
+        ([[1.0, 1.0]], 2.0, "reference"),
+        ([[1.0], [1.0, 2.0]], [2.0], "losses"),
+        ([[[1.0]]], [2.0], "losses"),
+        ([["low"]], [2.0], "losses"),
+    ],
+)
+def test_losses_without_a_front_are_refused(losses: list[object], reference: object, field: str) -> None:
+    with pytest.raises(InputError) as caught:
+        hypervolume(losses, reference)
+    assert caught.value.field == field
+    if field == "losses":
+        with pytest.raises(InputError, match="losses"):
+            non_dominated(losses)

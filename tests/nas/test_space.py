@@ -132,3 +132,15 @@ def test_a_space_of_one_candidate_is_a_space():
     space = SearchSpace.for_image(8, 1, dim=16, depth=1, heads=2, mlp_ratio=1.0, patch_size=2, stem="patch")
     assert len(space) == 1
     assert space.config(next(iter(space))).dim == 16
+
+
+def test_what_no_candidate_can_have_is_no_value() -> None:
+    with pytest.raises(InputError, match=r"drop_path.*\[0, 1\)"):
+        SearchSpace({"drop_path": [0.0, 1.0]})
+
+
+def test_a_space_beyond_what_can_be_counted_is_refused() -> None:
+    layers = {f"weights.blocks.{i}.*": ["pot4", "apot6", "int8", "int4"] for i in range(31)}
+    assert len(SearchSpace(layers, {"depth": 31})) == 4**31
+    with pytest.raises(InputError, match=r"fewer than 2\^63 candidates"):
+        SearchSpace({**layers, "tile": [1, 2]}, {"depth": 31})

@@ -23,6 +23,7 @@ def test_a_file_that_is_no_journal_is_refused_and_kept(content: bytes, tmp_path:
     with pytest.raises(InputError, match="journal file of Optuna"):
         open_place(path)
     assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from nas import SAMPLERS, SearchSpace, best_config, front, search, space_of
+from nas import SAMPLERS, SearchSpace, VolumeStopper, best_config, front, search, space_of
 from nas.pareto import finished
 from nas.storage import open_place
 from nas.task import Task
@@ -244,3 +244,22 @@ def test_attention_that_the_hardware_cuts_is_trained_as_it_is_cut() -> None:
     assert len(by_cut) == 4
     assert by_cut["full", 2][0] == by_cut["full", 5][0] == by_cut["tile", 5][0]  # 5 tokens: one tile sees them all
     assert by_cut["full", 2][1] != by_cut["full", 5][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("space", {"dim": [4]}, "a nas.SearchSpace"),
+        ("data", "digits", "a vit.DataSplits"),
+        ("recipe", {"epochs": 2}, "a vit.Recipe or None"),
+        ("stopping", "volume", "a nas.Stopper or None"),
+        ("stopping", VolumeStopper, "a nas.Stopper or None"),
+        ("supernet", 5, "a nas.Supernet or None"),
+        ("progress", 3, "a function"),
+        ("storage", "", "the path of a journal file"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(name: str, value: object, allowed: str) -> None:
+    with pytest.raises(InputError, match=allowed) as caught:
+        toy_search(**{name: value})
+    assert caught.value.field == name

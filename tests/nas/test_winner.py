@@ -42,6 +42,7 @@ def test_one_objective() -> None:
     [
         (STUDY, "kneee", 0.0, "rule"),
         (STUDY, "accuracy", -0.1, "slack"),
+        (STUDY, "knee", 0.1, "slack"),
         (study_of(), "accuracy", 0.0, "study"),
         (study_of((1, 2), names=("params", "cycles")), "accuracy", 0.0, "rule"),
     ],

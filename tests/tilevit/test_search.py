@@ -159,6 +159,13 @@ def test_a_winner_tells_its_schemes_and_its_machine(searched, tmp_path, monkeypa
     assert "a TOML file with a table [weights]" in capsys.readouterr().err
 
 
+def test_an_export_without_accuracy_is_refused_before_any_work(searched, tmp_path) -> None:
+    told = searched("--objectives", "params,cycles", "--export", str(tmp_path / "best.toml"))
+    assert "left out where accuracy is no objective" in told
+    assert "export" in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_search_refuses_is_told_before_a_supernet_is_trained(searched, tmp_path) -> None:
     for options, told in (
         (["--early-stopping", "front"], "supernet = 2: allowed is 0 with --early-stopping"),

@@ -57,7 +57,8 @@ def simulate(
 ) -> None:
     """Simulate a pipeline, or a model on a machine, cycle for cycle: cycles, stalls by cause, FIFO occupancy.
 
-    A pipeline file says everything itself; --hardware, --tile, --fifo, --attention and --images are for models.
+    A pipeline file says everything itself; --hardware, --tile, --fifo, --attention and --images are for models. What
+    is not given of the first four is as the model's TOML file has it in [hardware] and [streaming].
     A deadlock is a result, not an error: "cycles" is then null and "deadlock" true. With --check-rtl a difference
     leaves with exit code 1.
     """
@@ -245,15 +246,19 @@ def size_fifos(
 def _pipeline(
     ctx: typer.Context, target: str, hardware: str, tile: int, fifo: int, attention: str, images: int
 ) -> tuple[Pipeline, Lowered | None]:
-    from fifo_sim import Pipeline, lower
+    from fifo_sim import Hardware, Pipeline, lower
 
     if Path(target).suffix == ".json":
         refuse_idle(given_options(ctx), FOR_MODELS, "with a pipeline file, which says everything itself")
         return Pipeline.from_json(target), None
     if Path(target).suffix == ".toml":
-        from tilevit.models import model_table
+        from tilevit.model_file import machine_of, model_table, streaming_table
 
-        lowered = lower(model_table(target), hardware, tile, fifo, attention, images)
+        given = given_options(ctx)
+        machine = Hardware.load(hardware) if "hardware" in given else machine_of(target, hardware)
+        told = {"tile": tile, "fifo": fifo, "attention": attention}
+        told |= {name: value for name, value in streaming_table(target).items() if name not in given}
+        lowered = lower(model_table(target), machine, **told, images=images)
     else:
         from tilevit.models import load_model
 

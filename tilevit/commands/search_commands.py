@@ -42,7 +42,8 @@ def search(
         Path | None, typer.Option(help="TOML file of a SearchSpace; default: one that suits the images.")
     ] = None,
     objectives: Annotated[
-        str, typer.Option(help="Comma-separated: accuracy, params, macs, cycles, sram_kib, energy_pj, bytes.")
+        str,
+        typer.Option(help="Comma-separated: accuracy, params, macs, cycles, sram_kib, energy_pj, bytes, dram_bytes."),
     ] = "accuracy,params,cycles",
     constraint: Annotated[
         list[str] | None, typer.Option(help='A bound such as "cycles <= 20000"; may be repeated.')
@@ -87,7 +88,7 @@ def search(
     fresh: Fresh = False,
     export: Annotated[
         Path | None,
-        output_file("TOML file for the winner; `tilevit train FILE` trains it."),
+        output_file("TOML file for the winner; `tilevit train FILE` trains it, `tilevit simulate FILE` runs it."),
     ] = None,
     slack: Annotated[float, typer.Option(help="Accuracy the winner may give up for lower costs.", min=0, max=1)] = 0.0,
     val_fraction: ValFraction = VAL_FRACTION,
@@ -110,7 +111,7 @@ def search(
 
     given, names = given_options(ctx), listed("objectives", objectives)
     if "accuracy" not in names:
-        refuse_idle(given, ("epochs", "slack"), "where accuracy is no objective")
+        refuse_idle(given, ("epochs", "slack", "export"), "where accuracy is no objective")
     if supernet:
         refuse_idle(given, ("epochs",), "with --supernet, whose epochs are its own")
     if fresh:
@@ -181,10 +182,8 @@ def search(
         winner = nas.pick(study, slack=slack).params
         result["winner"] = places.config(winner).to_dict()
         if export:
-            _export(export, result["winner"], places, winner)
+            _export(export, result["winner"], places, winner, hardware)
             say(f"winner: {export}")
-    elif export:
-        raise InputError("export", str(export), "given only where accuracy is an objective")
     write_json(out / "front.json", result)
     if len(names) > 1:
         nas.plot_front(study, out / "front.png")
@@ -197,14 +196,14 @@ def search(
     show_front(study)
 
 
-def _export(path: Path, model: dict[str, Any], space: SearchSpace, winner: dict[str, Any]) -> None:
+def _export(path: Path, model: dict[str, Any], space: SearchSpace, winner: dict[str, Any], hardware: str) -> None:
+    """The winner as TOML, with the tiles and the machine its costs are of."""
     from vit.files import toml_line, write_text
 
     quantisation, (machine, keys) = space.quantisation(winner), space.machine(winner)
     tables = {"model": model, "streaming": space.streaming(winner)}
     if quantisation is not None:
         tables["weights"] = dict(quantisation.weights)
-    if machine is not None or keys:
-        tables["hardware"] = {**({} if machine is None else {"machine": machine}), **keys}
+    tables["hardware"] = {"machine": machine or hardware, **keys}
     lines = [f"[{name}]\n" + "".join(f"{toml_line(*item)}\n" for item in t.items()) for name, t in tables.items()]
     write_text(path, "\n".join(lines))
