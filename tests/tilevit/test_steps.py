@@ -66,6 +66,7 @@ def test_search_exports_what_train_takes(told, place):
         "[choices]\ndim = [8, 16]\nheads = [2]\n[fixed]\n" + MODEL.split("[model]")[1].split("dim")[0] + "depth = 1\n"
     )
     flags = ["--space", str(space), "--trials", "2", "--epochs", "1", "--out", str(place / "search")]
+    flags += ["--hardware", "ultra96"]
     result = told("search", *flags, "--export", str(best))
     assert result["trials"] == 2
     assert json.loads((place / "search" / "front.json").read_text()) == result
@@ -78,6 +79,8 @@ def test_search_exports_what_train_takes(told, place):
     assert result["front"]
     again = told("search", *flags, "--export", str(best))
     assert again == result
+    (searched,) = [row["cycles"] for row in result["front"] if row["params"]["dim"] == result["winner"]["dim"]]
+    assert told("simulate", str(best))["cycles"] == searched
     assert told("train", str(best), "--epochs", "1", "--out", str(place / "best"))["epochs"] == 1
 
 

@@ -111,7 +111,7 @@ def search(
 
     given, names = given_options(ctx), listed("objectives", objectives)
     if "accuracy" not in names:
-        refuse_idle(given, ("epochs", "slack", "export"), "where accuracy is no objective")
+        refuse_idle(given, ("export", "epochs", "slack"), "where accuracy is no objective")
     if supernet:
         refuse_idle(given, ("epochs",), "with --supernet, whose epochs are its own")
     if fresh:
