@@ -79,7 +79,7 @@ def test_search_exports_what_train_takes(told, place):
     assert result["front"]
     again = told("search", *flags, "--export", str(best))
     assert again == result
-    (searched,) = [row["cycles"] for row in result["front"] if row["params"]["dim"] == result["winner"]["dim"]]
+    (searched,) = [row["cycles"] for row in result["front"] if row["candidate"]["dim"] == result["winner"]["dim"]]
     assert told("simulate", str(best))["cycles"] == searched
     assert told("train", str(best), "--epochs", "1", "--out", str(place / "best"))["epochs"] == 1
 

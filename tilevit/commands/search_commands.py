@@ -176,7 +176,7 @@ def search(
         "stopped": len(ended(study)) - len(finished(study)),
         "epochs": nas.epochs_trained(study),
         "accuracy_from": "supernet" if nas.inherits(study) else "training",
-        "front": [{"params": dict(trial.params), **dict(zip(names, trial.values, strict=True))} for trial in best],
+        "front": [{"candidate": dict(trial.params), **dict(zip(names, trial.values, strict=True))} for trial in best],
     }
     if "accuracy" in names:
         winner = nas.pick(study, slack=slack).params
