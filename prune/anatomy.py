@@ -44,6 +44,8 @@ def require_vit(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if getattr(module, "weight_bits", FLOAT_BITS) != FLOAT_BITS:
             raise InputError("model", type(model).__name__, "a floating-point model", f"{name} is quantised: cut first")
+    if getattr(model, "rope", None) is not None:
+        raise _unsupported(model, "it has rotary embeddings")
     for name in named_plainly(model):
         if not any(pattern.fullmatch(name) for pattern, _ in _CHANNEL_SIDES):
             raise _unsupported(model, f"no rule for its parameter {name}")
@@ -95,12 +97,13 @@ def keep_only(module: nn.Module, name: str, side: int, index: Tensor) -> None:
 
 def note_shapes(model: nn.Module) -> None:
     """Make the shapes that modules remember agree with their parameters."""
+    module: Any
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
         elif isinstance(module, nn.Conv2d):
             module.out_channels, module.in_channels = module.weight.shape[:2]
-        elif isinstance(module, nn.LayerNorm):
+        elif hasattr(module, "normalized_shape") and module.weight is not None:  # LayerNorm, and timm's RmsNorm
             module.normalized_shape = tuple(module.weight.shape)
     for name in ("embed_dim", "num_features", "head_hidden_size"):  # timm's
         if hasattr(model, name):

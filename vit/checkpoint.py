@@ -66,7 +66,9 @@ def save_checkpoint(
     held = {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(MASK)}
     wrong = _difference(wanted, held, exact=kind == FLOAT)
     if wrong:
-        raise InputError("model", type(model).__name__, "a model of the shape that its config says", wrong)
+        made = "; if timm itself made it with options, make it by create_model({'timm': name, option: value})"
+        hint = wrong + (made if "timm" in spec else "")
+        raise InputError("model", type(model).__name__, "a model of the shape that its config says", hint)
     arrays = {name: tensor.cpu().numpy() for name, tensor in state.items()}
     metadata: dict[str, Any] = {"kind": kind, "model": spec, "extra": dict(extra or {})}
     if own is not None:

@@ -60,11 +60,8 @@ def model_spec(model: nn.Module) -> dict[str, Any]:
     if isinstance(config, ViTConfig):
         return config.to_dict()
     spec = _timm_spec(model)
-    if _is_timm_vit(model) and not _foreign_parts(model):
-        with torch.device("meta"):
-            unpruned = _widths(create_model(spec))
-        if _widths(model) != unpruned:
-            spec.update(_widths(model))
+    if _has_plain_blocks(model) and _widths(model) != _widths(_built_on_meta(spec)):
+        spec |= _widths(model)
     return spec
 
 
@@ -105,6 +102,25 @@ def timm_config(model: nn.Module) -> ViTConfig:
 
 def _is_timm_vit(model: nn.Module) -> bool:
     return type(model).__name__ == "VisionTransformer" and type(model).__module__ == "timm.models.vision_transformer"
+
+
+def _has_plain_blocks(model: Any) -> bool:
+    """Whether `_widths` can be read off this timm model's blocks and set in them, whatever it has around them."""
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, (nn.Sequential, nn.ModuleList)) or not len(blocks):
+        return False
+    return all(_is_plain_block(block) for block in blocks)
+
+
+def _is_plain_block(block: Any) -> bool:
+    attention: Any = getattr(block, "attn", None)
+    mlp: Any = getattr(block, "mlp", None)
+    layers = [getattr(attention, name, None) for name in ("qkv", "proj")]
+    layers += [getattr(mlp, name, None) for name in ("fc1", "fc2")]
+    if not all(isinstance(layer, nn.Linear) for layer in layers):
+        return False
+    gated = mlp.fc2.in_features != mlp.fc1.out_features
+    return hasattr(attention, "num_heads") and hasattr(attention, "head_dim") and not gated
 
 
 def _foreign_parts(vit: Any) -> list[str]:
@@ -151,9 +167,9 @@ def _timm_model(spec: Mapping[str, Any]) -> nn.Module:
     model = _built_by_timm(timm, name, options)
     model.timm_spec = {**spec, "timm": name}
     if widths:
-        if not _is_timm_vit(model):
+        if not _has_plain_blocks(model):
             raise InputError("model", name, f"a timm ViT or DeiT where {', '.join(widths)} is given")
-        _set_block_widths(model, ViTConfig.from_dict({**timm_config(model).to_dict(), **widths}))
+        _set_block_widths(model, ViTConfig.from_dict({**_shape_of_blocks(model), **widths}))
     return model
 
 
@@ -180,6 +196,16 @@ def _widths(vit: Any) -> dict[str, Any]:
     }
 
 
+def _dim(vit: Any) -> int:
+    return int(vit.blocks[0].mlp.fc1.in_features)
+
+
+def _shape_of_blocks(vit: Any) -> dict[str, Any]:
+    """The fields of ViTConfig that the blocks of a timm ViT have, whether or not ours can express the rest of it."""
+    widths = _widths(vit)
+    return {"dim": _dim(vit), "depth": len(vit.blocks), "heads": widths["block_heads"][0], **widths}
+
+
 def _set_block_widths(model: Any, config: ViTConfig) -> None:
     """Give the blocks of a timm ViT fresh layers of the widths in `config`."""
     for i, block in enumerate(model.blocks):
@@ -187,8 +213,17 @@ def _set_block_widths(model: Any, config: ViTConfig) -> None:
         inside, attention, mlp = heads * config.head_width, block.attn, block.mlp
         attention.num_heads, attention.head_dim, attention.attn_dim = heads, config.head_width, inside
         attention.scale = config.head_width**-0.5
-        attention.qkv, attention.proj = nn.Linear(config.dim, 3 * inside), nn.Linear(inside, config.dim)
-        mlp.fc1, mlp.fc2 = nn.Linear(config.dim, hidden), nn.Linear(hidden, config.dim)
+        attention.qkv = _resized(attention.qkv, config.dim, 3 * inside)
+        attention.proj = _resized(attention.proj, inside, config.dim)
+        mlp.fc1, mlp.fc2 = _resized(mlp.fc1, config.dim, hidden), _resized(mlp.fc2, hidden, config.dim)
+        for name in ("q_norm", "k_norm"):
+            norm: Any = getattr(attention, name, None)
+            if getattr(norm, "weight", None) is not None:
+                setattr(attention, name, type(norm)(config.head_width, eps=norm.eps))
+
+
+def _resized(layer: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
+    return nn.Linear(inputs, outputs, bias=layer.bias is not None)
 
 
 def _timm_spec(model: Any) -> dict[str, Any]:
@@ -207,7 +242,19 @@ def _timm_spec(model: Any) -> dict[str, Any]:
     usual = re.search(r"patch(\d+)", name)
     if patch is not None and usual is not None and patch[0] != int(usual[1]):
         spec["patch_size"] = patch[0]
+    if _has_plain_blocks(model):
+        built: Any = _built_on_meta(spec)
+        if len(model.blocks) != len(built.blocks):
+            spec["depth"] = len(model.blocks)
+        if _dim(model) != _dim(built):
+            spec |= {"embed_dim": _dim(model), "num_heads": 1}  # the heads there are come with the other widths
     return spec
+
+
+def _built_on_meta(spec: Mapping[str, Any]) -> nn.Module:
+    """The model of this spec without memory for its weights."""
+    with torch.device("meta"):
+        return create_model(spec)
 
 
 def _timm_name(model: Any) -> str | None:

@@ -31,7 +31,7 @@ def random_vit(config: ViTConfig = BASE, seed: int = 0) -> VisionTransformer:
     return model
 
 
-def timm_vit(name: str = "deit_tiny_patch16_224", **options: object) -> nn.Module:
+def timm_vit(name: str | dict[str, object] = "deit_tiny_patch16_224", **options: object) -> nn.Module:
     torch.manual_seed(0)
     return create_model(name, num_classes=5, image_size=32, **options).eval()
 
@@ -111,6 +111,30 @@ def test_timm_models_get_smaller_and_still_train(name: str) -> None:
     logits.sum().backward()
     assert logits.shape == (2, 5)
     assert smaller.blocks[0].attn.qkv.weight.shape[1] == 144
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deit_tiny_distilled_patch16_224",
+        "deit3_small_patch16_224",  # layer scale
+        "vit_little_patch16_reg1_gap_256",  # register tokens
+        "vit_medium_patch16_gap_240",  # a norm after pooling, no biases of q, k, v
+        "vit_base_patch16_rpn_224",  # norms behind the branches
+        "test_vit4",  # RMS norms
+    ],
+)
+@pytest.mark.parametrize("channels", [0.0, 0.3])
+def test_timm_models_unlike_ours_are_saved_after_the_cut(name: str, channels: float, tmp_path: Path) -> None:
+    model = timm_vit({"timm": name, "depth": 2, "embed_dim": 48, "num_heads": 4})
+    cut = structured_prune(model, heads=0.3, mlp=0.25, channels=channels).eval()
+    save_checkpoint(tmp_path / "cut.safetensors", cut)
+    again = load_checkpoint(tmp_path / "cut.safetensors").model
+    shown = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(shown), cut(shown))
+    twice = structured_prune(again, heads=0.3, mlp=0.25, channels=channels).eval()
+    save_checkpoint(tmp_path / "cut.safetensors", twice)
+    assert torch.equal(load_checkpoint(tmp_path / "cut.safetensors").model(shown), twice(shown))
 
 
 @pytest.mark.parametrize("make", [random_vit, lambda: timm_vit("vit_tiny_patch16_224")])

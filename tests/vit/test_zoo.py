@@ -68,6 +68,24 @@ def test_a_model_that_timm_built_itself_can_be_described() -> None:
 
 
 @pytest.mark.parametrize(
+    "options", [{"depth": 2}, {"depth": 2, "embed_dim": 48, "num_heads": 4}, {"depth": 1, "mlp_ratio": 2.0}]
+)
+def test_depth_and_widths_that_timm_was_told_itself_are_kept(options: dict[str, Any], tmp_path: Path) -> None:
+    model = import_timm().create_model("vit_tiny_patch16_224", num_classes=4, img_size=32, **options).eval()
+    save_checkpoint(tmp_path / "model.safetensors", model)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(create_model(tmp_path / "model.safetensors")(images), model(images))
+
+
+def test_an_option_of_timm_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
+    options = {"img_size": 32, "depth": 1, "class_token": False, "global_pool": "avg"}
+    model = import_timm().create_model("vit_tiny_patch16_224", **options)
+    with pytest.raises(InputError, match=r"cls_token is missing; if timm .* create_model\("):
+        save_checkpoint(tmp_path / "model.safetensors", model)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("name", "part"),
     [
         ("vit_small_patch14_reg4_dinov2", "register tokens"),
