@@ -148,7 +148,7 @@ def learn_gates(
         raise InputError("kinds", kinds, f"a list of one or more of {', '.join(KINDS)}")
     for kind in kinds:
         require_choice("kinds", kind, KINDS)
-    require_float("penalty", penalty, 0, math.inf, open_low=True, open_high=True)
+    require_penalty("penalty", penalty)
     if not isinstance(data, DataSplits):
         raise InputError("data", data, "the splits that load_data gives", "gates are learned on them")
     trained, data = copy.deepcopy(model), as_trained(model, data)
@@ -172,6 +172,11 @@ def learn_gates(
     )
     gated.gates.fold(trained)
     return trained, gated.gates.scores()
+
+
+def require_penalty(field: str, penalty: float) -> None:
+    """Raise an InputError unless the weight of the gates in the loss is above 0."""
+    require_float(field, penalty, 0, math.inf, open_low=True, open_high=True)
 
 
 def _open(count: int) -> Tensor:

@@ -32,8 +32,7 @@ def magnitude_prune(model: nn.Module, sparsity: float, scope: str = "global", sk
     Raises:
         InputError: sparsity outside [0, 1), an unknown scope, an unknown name in `skip`, a model without such layers.
     """
-    require_float("sparsity", sparsity, 0, 1, open_high=True)
-    require_choice("scope", scope, SCOPES)
+    require_target(sparsity, scope)
     layers = layers_to_prune(model, skip)
     scores = {name: magnitudes(layer) for name, layer in layers.items()}
     if scope == "global":
@@ -46,6 +45,12 @@ def magnitude_prune(model: nn.Module, sparsity: float, scope: str = "global", sk
     for name, layer in layers.items():
         apply_mask(layer, keep[name])
     return model
+
+
+def require_target(sparsity: float, scope: str) -> None:
+    """Raise an InputError for a sparsity or a scope that no model can be pruned to."""
+    require_float("sparsity", sparsity, 0, 1, open_high=True)
+    require_choice("scope", scope, SCOPES)
 
 
 def erk(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:

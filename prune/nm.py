@@ -23,13 +23,18 @@ def nm_prune(model: nn.Module, n: int = 2, m: int = 4, skip: Sequence[str] = ())
     Raises:
         InputError: n or m no whole number with 1 <= n < m, an unknown name in `skip`, a model without such layers.
     """
+    require_pattern(n, m)
+    for layer in layers_to_prune(model, skip).values():
+        apply_mask(layer, _keep_n_of_m(magnitudes(layer), n, m))
+    return model
+
+
+def require_pattern(n: int, m: int) -> None:
+    """Raise an InputError unless 1 <= n < m, in whole numbers."""
     require_int("m", m, low=2)
     require_int("n", n)
     if n >= m:
         raise InputError("n", n, f"a whole number from 1 to {m - 1}, less than m = {m}")
-    for layer in layers_to_prune(model, skip).values():
-        apply_mask(layer, _keep_n_of_m(magnitudes(layer), n, m))
-    return model
 
 
 def _keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:

@@ -76,9 +76,7 @@ def structured_prune(
     (9, (128, 128, 128))
     """
     shares = dict(zip(KINDS, (heads, mlp, channels), strict=True))
-    for name, value in shares.items():
-        require_float(name, value, 0, 1, open_high=True)
-    require_int("round_to", round_to)
+    require_cut(shares, round_to, importance)
     require_vit(model)
     smaller, scores = _weighed(model, importance, data, {name: share for name, share in shares.items() if share > 0})
     if heads > 0 and scores.heads is not None:
@@ -97,6 +95,15 @@ def structured_prune(
     return smaller
 
 
+def require_cut(shares: Mapping[str, float], round_to: int, importance: str | Scores) -> None:
+    """Raise an InputError for a share, a rounding or an importance by which no model can be cut."""
+    for name, share in shares.items():
+        require_float(name, share, 0, 1, open_high=True)
+    require_int("round_to", round_to)
+    if not isinstance(importance, Scores):
+        require_choice("importance", importance, IMPORTANCES)
+
+
 def _weighed(
     model: Model, importance: str | Scores, data: DataSplits | ImageSet | None, cuts: Mapping[str, float]
 ) -> tuple[Model, Scores]:
@@ -104,7 +111,6 @@ def _weighed(
     if isinstance(importance, Scores):
         _require_scores(model, importance, cuts)
         return copy.deepcopy(model), importance
-    require_choice("importance", importance, IMPORTANCES)
     if not cuts:
         return copy.deepcopy(model), Scores()
     if importance == "gate":

@@ -23,6 +23,7 @@ from tilevit.console import progress, say
 from tilevit.metrics import accuracy_of, changes, conditions, measure
 from tilevit.models import load_model
 from tilevit.run import packed_accuracy
+from tilevit.steps_checks import PROFILE_SPLITS, SPLITS, nm_of, require_one_way
 from tilevit.training import Place, recipe_table, trained, training_recipe
 from vit import distill as distilled
 from vit import fit
@@ -35,7 +36,6 @@ Spec = str | Mapping[str, Any]
 RecipeTable = Path | Mapping[str, Any]
 Result = dict[str, Any]
 
-SPLITS = ("test", "val", "train")
 CALIBRATION_IMAGES = 256
 GATE_EPOCHS, GATE_PENALTY = 10, 1e-2
 PRUNED: Result = {"epochs": 0, "lr": 1e-3}  # the training after pruning, and after quantisation, unless told otherwise
@@ -120,11 +120,8 @@ def prune(
     recipe: RecipeTable | None = None,
 ) -> Result:
     """Mask weights (`sparsity` or `nm`) or cut units out, then train what is left for `epochs`."""
-    ways = [sparsity is not None, nm is not None, bool(heads or mlp or channels)]
-    if sum(ways) != 1:
-        raise InputError("prune", f"{sum(ways)} ways given", "one of --sparsity, --nm, or --heads/--mlp/--channels")
-    if importance != "magnitude" and not ways[2]:
-        raise InputError("importance", importance, "magnitude, unless --heads, --mlp or --channels are cut")
+    shares = {"heads": heads, "mlp": mlp, "channels": channels}
+    require_one_way(sparsity, nm, shares, importance)
     network = _network(at, model)
     removed: dict[str, float] = {}
     if sparsity is not None:
@@ -132,9 +129,8 @@ def prune(
         if measured_sparsity(network)["total"] == 1:
             raise InputError("sparsity", sparsity, "a share that leaves a weight of this model")
     elif nm is not None:
-        network = nm_prune(network, *_pattern(nm))
+        network = nm_prune(network, *nm_of(nm))
     else:
-        shares = {"heads": heads, "mlp": mlp, "channels": channels}
         scores: Any = importance
         if importance == "gate":
             _cut(network, shares, round_to, "magnitude", at)  # refused now rather than after the training
@@ -205,7 +201,7 @@ def profile(
     rounds: int = 20,
 ) -> Result:
     """Measurements of models side by side, and their change against the baseline `compare`."""
-    require_choice("split", split, ("val", "test"))
+    require_choice("split", split, PROFILE_SPLITS)
     require_int("batch", batch)
     specs = [*([] if compare is None else [compare]), *models]
     loaded = {Path(spec).stem: load_model(spec, at.data, at.seed) for spec in specs}
@@ -300,10 +296,3 @@ def _widths(network: nn.Module) -> dict[str, list[int]]:
         "mlp": [block.mlp.fc1.out_features for block in parts],
         "channels": [dim_of(network)],
     }
-
-
-def _pattern(text: str) -> tuple[int, int]:
-    n, _, m = text.partition(":")
-    if not (n.isdecimal() and m.isdecimal()):
-        raise InputError("nm", text, "N:M, such as 2:4")
-    return int(n), int(m)

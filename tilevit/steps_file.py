@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,6 +14,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from tilevit import steps
 from tilevit.idle import refuse_idle_in_step
 from tilevit.settings import LARGEST_SEED, LARGEST_SIDE
+from tilevit.steps_checks import check_values
 from vit.errors import InputError, require_choice, require_float, require_int, require_known_keys
 from vit.files import read_toml, toml_line
 from vit.recipe import VAL_FRACTION
@@ -135,7 +137,19 @@ def _step(entry: Mapping[str, Any], number: int, before: list[Step], reduced: bo
     missing = next((key for key in required if key not in chosen), None)
     if missing is not None:
         raise InputError(f"step {name}", sorted(chosen), f"a table with the key {missing}")
+    defaults = {key: spec.default for key, spec in _parameters(kind).items()}
+    with named(name):
+        check_values(kind, {**defaults, **chosen})
     return Step(name, kind, chosen)
+
+
+@contextmanager
+def named(step: str) -> Iterator[None]:
+    """Within the block an InputError says in which step it is."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"step {step}: {error.field}", error.value, error.allowed, error.hint) from error
 
 
 def _check_options(name: str, kind: str, options: Mapping[str, Any]) -> None:

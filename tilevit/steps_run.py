@@ -16,12 +16,13 @@ from tilevit.console import say
 from tilevit.folder import RunFolder
 from tilevit.models import load_model
 from tilevit.run import VERSIONED
-from tilevit.steps_file import KINDS, REFERENCES, Step, StepsConfig
+from tilevit.steps_file import KINDS, REFERENCES, Step, StepsConfig, named
 from tilevit.steps_report import write_page
 from tilevit.training import Place, stats_csv
 from vit import DataSplits, load_data, resolve_device
 from vit.errors import InputError
 from vit.files import write_json, write_text
+from vit.teacher import require_timm_name
 
 TRAINED = ("train", "distill")
 
@@ -68,14 +69,20 @@ def _work(
         name=step.name,
     )
     files = [f"checkpoints/{stem}.safetensors" for stem in dict.fromkeys(step.outputs().values())]
-    work = partial(KINDS[step.run], at, **options)
+    work = partial(_taken, step, at, options)
     if step.run == "ptq":
         files = [f"checkpoints/{step.name}.onnx"]
-        return partial(_named, work, folder / files[0]), files
+        return partial(_moved, work, folder / files[0]), files
     return work, files
 
 
-def _named(work: Callable[[], dict[str, Any]], file: Path) -> dict[str, Any]:
+def _taken(step: Step, at: Place, options: Mapping[str, Any]) -> dict[str, Any]:
+    with named(step.name):
+        result: dict[str, Any] = KINDS[step.run](at, **options)
+    return result
+
+
+def _moved(work: Callable[[], dict[str, Any]], file: Path) -> dict[str, Any]:
     """The result of a quantisation whose ONNX file is moved to `file`."""
     result = work()
     Path(result["path"]).replace(file)
@@ -99,7 +106,10 @@ def _check_models(config: StepsConfig, data: DataSplits) -> None:
                 if spec is None or (isinstance(spec, str) and spec in known):
                     continue
                 if key == "teacher" and Path(spec).suffix != ".safetensors":
-                    continue  # a timm name, whose weights may have to be downloaded
+                    if not Path(spec).exists():  # then a timm name, whose weights may have to be downloaded
+                        with named(step.name):
+                            require_timm_name(spec)
+                    continue
                 try:
                     load_model(spec, data, config.seed)
                 except InputError as error:

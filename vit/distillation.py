@@ -29,8 +29,12 @@ NOT_AUGMENTATION = ("epochs", "lr", "weight_decay", "warmup", "label_smoothing",
 
 
 @dataclass(frozen=True)
-class _Terms:
-    """The weights of the loss, and how its first term is made."""
+class Terms:
+    """The weights of the loss, and how its first term is made.
+
+    Raises:
+        InputError: a weight or temperature out of range, or all weights 0.
+    """
 
     temp: float
     lam_kd: float
@@ -96,7 +100,7 @@ def distill(
             had, takes other images, tells other classes apart or (with lam_f > 0) has no known features; a training
             in `out` with another teacher or other terms.
     """
-    terms = _Terms(temp, lam_kd, lam_f, lam_ce, hard)
+    terms = Terms(temp, lam_kd, lam_f, lam_ce, hard)
     place = resolve_device(device)
     if teacher is student:
         raise InputError("teacher", "the student itself", "another module", "copy.deepcopy(student) stays as it is")
@@ -153,7 +157,7 @@ class _Pupil(nn.Module):
 class _Loss:
     """The loss of one batch."""
 
-    def __init__(self, terms: _Terms, teacher: Teacher, kept: TeacherLogits) -> None:
+    def __init__(self, terms: Terms, teacher: Teacher, kept: TeacherLogits) -> None:
         self.terms, self.teacher, self.kept = terms, teacher, kept
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -123,6 +123,14 @@ class Teacher:
         return images
 
 
+def require_timm_name(name: str) -> None:
+    """Raise an InputError where timm has no architecture of this name to be a teacher."""
+    timm = import_timm()
+    if not timm.is_model(name):
+        allowed = "a module, the path of a checkpoint, or a timm architecture"
+        raise InputError("teacher", name, allowed, did_you_mean(name, timm.list_models()))
+
+
 def probe(role: str, ask: Callable[[Tensor], Answer], images: Tensor, classes: int | None, *, features: bool) -> int:
     """The width of a model's features, 0 if it shows none, once what it says of a few images is known to fit.
 
@@ -189,10 +197,8 @@ def _own_affine(model: nn.Module, data: DataSplits) -> Affine | None:
 
 
 def _pretrained(name: str) -> nn.Module:
+    require_timm_name(name)
     timm = import_timm()
-    if not timm.is_model(name):
-        allowed = "a module, the path of a checkpoint, or a timm architecture"
-        raise InputError("teacher", name, allowed, did_you_mean(name, timm.list_models()))
     try:
         model: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # timm, the hub and its HTTP client each have their own

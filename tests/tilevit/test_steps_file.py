@@ -196,6 +196,47 @@ def test_bad_files_are_told_in_one_line(file, tmp_path, capsys, old, new, words)
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ('run = "qat"\nweights = "pot5"', "weights = 'pot5': allowed is one of pot4"),
+        ('run = "qat"\nactivations = "int9"', "activations = 'int9'"),
+        ('run = "qat"\nweights = {"*" = "int5"}', "weights['*'] = 'int5'"),
+        ('run = "qat"\nepochs = -1', "epochs = -1"),
+        ('run = "qat"\nrecipe = {epoch = 3}', "recipe = 'epoch'"),
+        ('run = "distill"\nteacher = "first"\ntemp = -1', "temp = -1"),
+        ('run = "distill"\nteacher = "first"\nlam_f = -0.1', "lam_f = -0.1"),
+        ('run = "distill"\nteacher = "frist"', "teacher = 'frist'"),
+        ('run = "prune"\nheads = 1.5', "heads = 1.5: allowed is a number in [0, 1)"),
+        ('run = "prune"\nsparsity = 2', "sparsity = 2"),
+        ('run = "prune"\nsparsity = 0.5\nscope = "all"', "scope = 'all'"),
+        ('run = "prune"\nnm = "4:2"', "n = 4"),
+        ('run = "prune"\nnm = "half"', "nm = 'half'"),
+        ('run = "prune"\nmlp = 0.5\nimportance = "tailor"', "importance = 'tailor'"),
+        ('run = "prune"\nmlp = 0.5\nimportance = "gate"\ngate_penalty = -1', "gate_penalty = -1"),
+        ('run = "prune"\nmlp = 0.5\nepochs = 1\nlr = 0', "lr = 0"),
+        ('run = "ptq"\nmethod = "int3"', "method = 'int3'"),
+        ('run = "evaluate"\nmodels = ["first"]\nsplit = "tset"', "split = 'tset'"),
+        ('run = "profile"\nmodels = ["first"]\nrounds = 0', "rounds = 0"),
+        ('run = "profile"\nmodels = ["first"]\nhardware = "edgey"', "hardware = 'edgey'"),
+    ],
+)
+def test_values_are_refused_before_the_first_step_is_taken(file, tmp_path, capsys, options, words):
+    model = "" if "models" in options else 'model = "first"\n'
+    file.write_text(f'{TRAIN}\n[[steps]]\nname = "b"\n{model}{options}\n')
+    assert run(file, tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert f"step b: {words}" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_only_the_model_can_refuse_names_its_step(file, tmp_path, capsys):
+    skipped = '[[steps]]\nname = "b"\nrun = "qat"\nmodel = "first"\nskip = ["blocks.7"]\n'
+    file.write_text(TRAIN.replace("epochs = 2", "epochs = 1") + skipped)
+    assert run(file, tmp_path / "out") == 2
+    assert "step b: skip = 'blocks.7'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("text", "flags", "word"),
     [
         ("steps = 3", [], "one [[steps]] table or more"),
