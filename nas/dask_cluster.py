@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -89,6 +91,12 @@ class _Images:
             self._there = self._scattered()
         return self._there
 
+    def instead_of(self, lost: Any) -> Any:
+        """Others than those a training was lost with: the cluster may not have noticed yet that they are gone."""
+        if lost is self._there:
+            self._there = self._scattered()
+        return self.there()
+
     def _scattered(self) -> Any:
         # under a new name each time: Dask would not send again what it believes to be there
         return self.client.scatter([self._splits], broadcast=True, hash=False)[0]
@@ -100,26 +108,41 @@ class _Job:
     def __init__(self, images: _Images, arguments: tuple[Any, ...], trial: optuna.Trial, training: Training) -> None:
         self._images, self._arguments, self._starts = images, arguments, 0
         self.trial, self.training = trial, training
-        self._start()
+        self._found: tuple[list[float], bool] | None = None
+        self._start(images.there())
 
     def is_over(self) -> bool:
-        """Whether there is a result; a training that was lost with the images on its worker is started again."""
-        if self._future.status in ("cancelled", "lost") and self._starts < STARTS:
-            self._start()
-        return bool(self._future.done())
+        """Whether it ended, with a result that was fetched or an error; one that was lost is started again.
+
+        A training is lost with its worker, or with the images there; so is a result that was not fetched yet.
+        """
+        if self._future.status == "pending":
+            return False
+        if self._future.status == "error":
+            return True
+        if self._future.status != "lost":
+            with suppress(CancelledError):
+                self._found = self._future.result()
+                return True
+        if self._starts == STARTS:
+            return bool(self._future.status != "lost")  # which Dask may find again
+        self._start(self._images.instead_of(self._with))
+        return False
 
     def take(self, study: Study) -> None:
         """Put what the cluster found into the training; had it failed there, the trial fails, and so does this."""
-        try:
-            self.training.curve, self.training.stopped = self._future.result()
-        except BaseException:
-            study.tell(self.trial, state=TrialState.FAIL)
-            raise
+        if self._found is None:
+            try:
+                self._found = self._future.result()
+            except BaseException:
+                study.tell(self.trial, state=TrialState.FAIL)
+                raise
+        self.training.curve, self.training.stopped = self._found
         self.training.epochs = len(self.training.curve)
 
-    def _start(self) -> None:
-        self._starts += 1
-        self._future = self._images.client.submit(train_there, self._images.there(), *self._arguments, pure=False)
+    def _start(self, images: Any) -> None:
+        self._starts, self._with = self._starts + 1, images
+        self._future = self._images.client.submit(train_there, images, *self._arguments, pure=False)
 
 
 def train_there(
