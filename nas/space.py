@@ -10,7 +10,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +161,9 @@ class SearchSpace:
 
     def __iter__(self) -> Iterator[Params]:
         """Every candidate, in an order that depends on `choices` alone."""
-        free = self._free
         for ruled in self._ruled:
-            for values in itertools.product(*(self._domain(name, ruled) for name in free)):
-                yield self._ordered(ruled | dict(zip(free, values, strict=True)))
+            for values in itertools.product(*(self._domain(name, ruled) for name in self._free)):
+                yield self._ordered(ruled | dict(zip(self._free, values, strict=True)))
 
     def sample(self, count: int, seed: int = 0) -> list[Params]:
         """`count` candidates, each drawn from the whole space with equal chances (repeats are possible)."""
@@ -254,20 +253,19 @@ class SearchSpace:
         except tomllib.TOMLDecodeError as error:
             raise InputError("space", str(path), "a TOML file", f"it does not parse: {error}") from error
 
-    @property
+    @cached_property
     def _free(self) -> list[str]:
         """Searched fields that nothing looks at: their values go with any others, where they have a choice."""
-        looked_at = self._looked_at
-        return [name for name in self.choices if name not in looked_at]
+        return [name for name in self.choices if name not in self._looked_at]
 
-    @property
+    @cached_property
     def _looked_at(self) -> set[str]:
         """Fields that a rule or a condition looks at."""
         rules = {name for rule in RULES for name in rule.fields}
         conditions = {other for others in self.when.values() for other in others}
         return rules | conditions | set(LAYERED if any(map(pattern_of, self.choices)) else ())
 
-    @property
+    @cached_property
     def _conditional(self) -> list[str]:
         return [name for name in self.choices if name in self.when or pattern_of(name)]
 
@@ -305,8 +303,7 @@ class SearchSpace:
         return name in self.fixed or self.has_choice(params, name)
 
     def _combinations_of_ruled_fields(self) -> Iterator[Params]:
-        looked_at = self._looked_at
-        names, kept = [name for name in self.choices if name in looked_at], 0
+        names, kept = [name for name in self.choices if name in self._looked_at], 0
         refused: Counter[str] = Counter()
         for values in itertools.product(*(self.choices[name] for name in names)):
             params = dict(zip(names, values, strict=True))

@@ -102,7 +102,6 @@ def describe(model_or_config: nn.Module | ViTConfig | Mapping[str, Any]) -> list
     if isinstance(model_or_config, Mapping):
         return layers_of(ViTConfig.from_dict(model_or_config))
     modules = dict(model_or_config.named_modules())
-    modules.setdefault("stem.proj", modules.get("patch_embed.proj"))  # timm's name for it
     modules |= {ours: modules[timms] for ours, timms in TIMM_NAMES.items() if timms in modules}
     return [_annotated(info, modules.get(info.name)) for info in layers_of(config_of(model_or_config))]
 

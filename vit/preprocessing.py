@@ -50,12 +50,21 @@ def note_normalisation(model: Any, normalisation: Normalisation) -> None:
 def as_trained(model: nn.Module, images: Images) -> Images:
     """The images, or splits, normalised as those were that the model was trained on; as they are where it does not say.
 
-    Where they have another number of channels than those they are left alone: the model will refuse them.
+    Those with another number of channels are left alone: the model will refuse them.
+    """
+    own = other_normalisation(model, images)
+    return images if own is None else images.normalised_by(own.mean, own.std)
+
+
+def other_normalisation(model: nn.Module, images: ImageSet | DataSplits) -> Normalisation | None:
+    """What the model was trained with where that differs from these images'; None where it can take them as they are.
+
+    None, too, where they have another number of channels.
     """
     own = normalisation_of(model)
     if own is None or own == Normalisation(images.mean, images.std) or len(own.mean) != len(images.mean):
-        return images
-    return images.normalised_by(own.mean, own.std)
+        return None
+    return own
 
 
 def image_size_of(model: Any) -> int | None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from vit.checkpoint import load_checkpoint
 from vit.errors import InputError, did_you_mean
 from vit.image_set import DataSplits
-from vit.preprocessing import Normalisation, image_size_of, normalisation_of
+from vit.preprocessing import Normalisation, image_size_of, other_normalisation
 from vit.torchvision_shim import import_timm
 from vit.zoo import create_model, model_spec
 
@@ -191,9 +191,8 @@ def _affine(given: Normalisation, wanted: Normalisation) -> Affine:
 
 
 def _own_affine(model: nn.Module, data: DataSplits) -> Affine | None:
-    given, own = Normalisation(data.mean, data.std), normalisation_of(model)
-    fits = own is not None and own != given and len(own.mean) == len(given.mean)
-    return _affine(given, own) if own is not None and fits else None
+    own = other_normalisation(model, data)
+    return None if own is None else _affine(Normalisation(data.mean, data.std), own)
 
 
 def _pretrained(name: str) -> nn.Module:
