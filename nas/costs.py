@@ -196,10 +196,16 @@ def config_params(config: ViTConfig) -> int:
 
 
 def layers_as(config: ViTConfig, quantisation: QuantConfig | None) -> list[LayerInfo]:
-    """The layers of a network of this shape, with the widths that `prepare_qat` would give them."""
+    """The layers of a network of this shape, with the widths that `prepare_qat` would give them.
+
+    Raises:
+        InputError: a pattern of the weights fits none of them.
+    """
+    layers = layers_of(config)
     if quantisation is None:
-        return layers_of(config)
-    return [_as(layer, quantisation) for layer in layers_of(config)]
+        return layers
+    quantisation.require_layers([layer.name for layer in layers if layer.params])
+    return [_as(layer, quantisation) for layer in layers]
 
 
 def _as(layer: LayerInfo, quantisation: QuantConfig) -> LayerInfo:

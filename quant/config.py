@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from quant.level_sets import SCHEMES
-from vit.errors import InputError, require_choice, require_known_keys
+from vit.errors import InputError, did_you_mean, require_choice, require_known_keys
 
 FLOAT = "float"
 ACTIVATIONS = ("int8", "int6", "int4", FLOAT)
@@ -75,6 +75,12 @@ class QuantConfig:
         if isinstance(self.weights, str):
             return self.weights
         return next((scheme for pattern, scheme in self.weights.items() if fits(layer, pattern)), FLOAT)
+
+    def require_layers(self, layers: Sequence[str]) -> None:
+        """Raise an InputError where a pattern of the weights fits none of these layers."""
+        for pattern in self.weights if isinstance(self.weights, Mapping) else ():
+            if not any(fits(layer, pattern) for layer in layers):
+                raise InputError("weights", pattern, "patterns that fit a layer", did_you_mean(pattern, layers))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""

@@ -72,10 +72,10 @@ def sensitivity(
 def assign_schemes(
     table: Sequence[Sensitivity], budget: float, cost: Callable[[Sensitivity], float] | None = None
 ) -> dict[str, str]:
-    """A scheme for each layer, so that their costs stay within `budget` and the divergences add up to little.
+    """The scheme for each layer with which their costs stay within `budget` and the divergences add up to the least.
 
-    Each layer begins with its cheapest scheme; then, while something fits, the change that saves the most divergence
-    for what it costs more is made. Divergences of single layers are taken to add up, as they nearly do while small.
+    Divergences of single layers are taken to add up, as they nearly do while small. The best choice is a knapsack with
+    one item a layer, solved by scipy's HiGHS; what its tolerances leave is then taken while something fits.
 
     Args:
         table: from `sensitivity`.
@@ -92,11 +92,15 @@ def assign_schemes(
     rows: dict[str, list[Sensitivity]] = {}
     for row in table:
         rows.setdefault(row.layer, []).append(row)
-    chosen = {layer: min(options, key=lambda r: (cost(r), r.divergence)) for layer, options in rows.items()}
-    spent = sum(cost(row) for row in chosen.values())
-    if spent > budget:
-        raise InputError("budget", budget, f"at least {spent:g}, what the cheapest scheme of every layer costs")
+    cheapest = {layer: min(options, key=lambda r: (cost(r), r.divergence)) for layer, options in rows.items()}
+    least = sum(map(cost, cheapest.values()))
+    if least > budget:
+        raise InputError("budget", budget, f"at least {least:g}, what the cheapest scheme of every layer costs")
+    chosen = _best(rows, budget - least, {row: cost(row) - cost(cheapest[row.layer]) for row in table})
+    if sum(map(cost, chosen.values())) > budget:  # by a tolerance of the solver
+        chosen = cheapest
     while True:
+        spent = sum(map(cost, chosen.values()))
         better = [
             (row, cost(row) - cost(chosen[layer]), chosen[layer].divergence - row.divergence)
             for layer, options in rows.items()
@@ -105,9 +109,29 @@ def assign_schemes(
         ]
         if not better:
             return {layer: row.scheme for layer, row in chosen.items()}
-        row, extra, _ = max(better, key=lambda b: (b[1] <= 0, b[2] / max(b[1], 1e-12)))
+        row, _, _ = max(better, key=lambda b: (b[1] <= 0, b[2] / max(b[1], 1e-12)))
         chosen[row.layer] = row
-        spent += extra
+
+
+def _best(
+    rows: Mapping[str, Sequence[Sensitivity]], left: float, extra: Mapping[Sensitivity, float]
+) -> dict[str, Sensitivity]:
+    """A row for each layer whose extra costs add up to what is left, at the most, of least divergence."""
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    items = [row for options in rows.values() for row in options]
+    one_each = np.array([[row.layer == layer for row in items] for layer in rows], dtype=float)
+    costs, divergences = (np.array(v) for v in ([extra[row] for row in items], [row.divergence for row in items]))
+    scale = max(left, float(costs.max()), 1e-300)
+    found = milp(
+        divergences / max(float(divergences.max()), 1e-300),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(costs[None] / scale, ub=left / scale)],
+        integrality=np.ones(len(items)),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 0.0},
+    )
+    return {row.layer: row for row, share in zip(items, found.x, strict=True) if share > 0.5}
 
 
 def total_divergence(table: Sequence[Sensitivity], schemes: Mapping[str, str]) -> float:

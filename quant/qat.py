@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from quant import modules as quantised
-from quant.config import QuantConfig, fits
+from quant.config import QuantConfig
 from quant.fake_quant import Quantizer
 from vit.attention_core import AttentionWithCore, put_core, subclass
 from vit.checkpoint import load_checkpoint, save_checkpoint
-from vit.errors import InputError, did_you_mean
+from vit.errors import InputError
 from vit.layers import config_of
 from vit.masks import get_mask, set_mask
 from vit.model import Attention, ScaledDotProduct, VisionTransformer
@@ -49,10 +49,7 @@ def prepare_qat(model: nn.Module, config: QuantConfig | None = None, calibration
     config = config or QuantConfig()
     if is_prepared(model):
         raise InputError("model", type(model).__name__, "a float model", "this one is prepared for QAT already")
-    layers = list(quantisable_layers(model))
-    for pattern in config.weights if isinstance(config.weights, Mapping) else ():
-        if not any(fits(layer, pattern) for layer in layers):
-            raise InputError("weights", pattern, "patterns that fit a layer", did_you_mean(pattern, layers))
+    config.require_layers(list(quantisable_layers(model)))
     return _prepared(model, config, calibration)
 
 

@@ -35,7 +35,10 @@ def refuse_idle_in_step(kind: str, given: Mapping[str, Any], prefix: str = "") -
     Raises:
         InputError: such an option was given.
     """
-    from tilevit import steps
+    from tilevit.training import AFTER_PRUNING, AFTER_QUANTISING, retraining_table
+
+    def trained_after(usual: Mapping[str, Any]) -> bool:
+        return bool(retraining_table(given.get("recipe"), given.get("epochs"), None, usual)["epochs"])
 
     def refuse(used: object, names: tuple[str, ...], where: str) -> None:
         if not used:
@@ -46,13 +49,17 @@ def refuse_idle_in_step(kind: str, given: Mapping[str, Any], prefix: str = "") -
         refuse(not given.get("hard"), ("temp",), "with hard")
     elif kind == "prune":
         gated = given.get("importance") == "gate"
-        trains = steps.epochs_after(given.get("recipe"), given.get("epochs"), steps.PRUNED)
+        trains = trained_after(AFTER_PRUNING)
         refuse("sparsity" in given, ("scope",), "without sparsity")
         refuse(any(given.get(name) for name in ("heads", "mlp", "channels")), ("round_to",), "unless units are cut")
         refuse(gated, ("gate_epochs", "gate_penalty"), "unless importance is gate")
         refuse(gated or trains, ("lr",), "without epochs")
         refuse(trains or overridden, ("recipe",), "without epochs")
     elif kind == "qat":
-        trains = steps.epochs_after(given.get("recipe"), given.get("epochs"), steps.QUANTISED)
+        trains = trained_after(AFTER_QUANTISING)
+        budgets = [name for name in ("budget_kib", "budget_nj") if name in given]
+        refuse(not budgets, ("weights",), f"beside {' and '.join(budgets)}")
+        refuse(budgets, ("schemes",), "without budget_kib or budget_nj")
+        refuse("budget_nj" in given, ("hardware",), "without budget_nj")
         refuse(trains, ("lr",), "without epochs")
         refuse(trains or overridden, ("recipe",), "without epochs")

@@ -15,6 +15,7 @@ from torch import nn
 
 from fifo_sim import DoesNotFit, Hardware, lower, simulate
 from quant import save_qat
+from quant.qat import is_prepared
 from tilevit.models import SUFFIX, Loaded
 from vit import Deployed, ImageSet, evaluate, process_memory, profile_models, save_checkpoint
 from vit.errors import InputError
@@ -196,7 +197,7 @@ def _side(loaded: Loaded, counted: nn.Module) -> nn.Module | Deployed:
 def _stored(loaded: Loaded, network: nn.Module) -> Row:
     """Size of the file, as it is or as it would be, and the memory of a process that reads it."""
     shape = model_spec(network)
-    save: Callable[..., None] = save_qat if loaded.kind == "qat" else save_checkpoint
+    save: Callable[..., None] = save_qat if is_prepared(network) else save_checkpoint
     with tempfile.TemporaryDirectory() as folder:
         file = Path(loaded.spec)
         if file.suffix != SUFFIX:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.fields import STREAMING, hardware_keys
+from quant.config import QuantConfig
 from vit.errors import InputError, require_known_keys
 from vit.files import read_toml
 
 if TYPE_CHECKING:
     from fifo_sim import Hardware
 
-TABLES = ("model", "recipe", "streaming", "weights", "hardware")
+ACTIVATIONS = "activations"  # a key beside the tables: the width of quantised layers' inputs
+WEIGHTS = "weights"  # the table of layer patterns and weight schemes
+TABLES = ("model", "recipe", "streaming", WEIGHTS, "hardware", ACTIVATIONS)
 MACHINE = "machine"  # key of [hardware]: a preset or a TOML file; the others set keys of fifo_sim.Hardware
-STREAMING = ("tile", "fifo", "attention")
 
 
 def model_table(path: str | Path) -> dict[str, Any]:
@@ -35,8 +38,23 @@ def streaming_table(path: str | Path) -> dict[str, Any]:
     from fifo_sim.vit_graph import require_streaming
 
     table = _table(path, "streaming", STREAMING)
-    require_streaming(**{"tile": 8, "fifo": 4, "attention": "full", **table})
+    require_streaming(**{**STREAMING, **table})
     return table
+
+
+def quantisation_of(path: str | Path) -> QuantConfig | None:
+    """How the network is quantised, by the table [weights] and the key activations; None where they are not there.
+
+    Raises:
+        InputError: an unknown scheme or width, or activations without [weights].
+    """
+    weights, tables = _table(path, WEIGHTS), _tables(path)
+    if weights:
+        return QuantConfig(weights, **{key: tables[key] for key in (ACTIVATIONS,) if key in tables})
+    if ACTIVATIONS in tables:
+        hint = "activations are rounded where weights are"
+        raise InputError(ACTIVATIONS, tables[ACTIVATIONS], "left out without a table [weights]", hint)
+    return None
 
 
 def machine_of(path: str | Path, usual: str) -> Hardware:
@@ -46,17 +64,18 @@ def machine_of(path: str | Path, usual: str) -> Hardware:
         InputError: an unknown machine or key, or a value out of its range.
     """
     from fifo_sim import Hardware
-    from nas.fields import hardware_keys
 
     keys = _table(path, "hardware", (MACHINE, *hardware_keys()))
     return replace(Hardware.load(keys.pop(MACHINE, usual)), **keys)
 
 
-def _table(path: str | Path, name: str, known: tuple[str, ...]) -> dict[str, Any]:
+def _table(path: str | Path, name: str, known: Iterable[str] | None = None) -> dict[str, Any]:
+    """A table of the file, whose keys are among those known; empty where it is not there."""
     table = _tables(path).get(name, {})
     if not isinstance(table, Mapping):
         raise InputError(name, str(path), f"a TOML file whose [{name}] is a table")
-    require_known_keys(f"{path}: key of [{name}]", table, known)
+    if known is not None:
+        require_known_keys(f"{path}: key of [{name}]", table, tuple(known))
     return dict(table)
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilevit.console import say
-from tilevit.model_file import model_table, streaming_table
+from tilevit.model_file import model_table, quantisation_of, streaming_table
 from vit.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from quant import PackedModel
+    from quant import PackedModel, QuantConfig
     from vit import DataSplits
 
 SUFFIX = ".safetensors"
@@ -24,13 +24,15 @@ SUFFIX = ".safetensors"
 class Loaded:
     """A model and what it is: "new" (untrained), "float", "qat" or "packed" (then `model` is a PackedModel).
 
-    `streaming` is what its file says of tile, fifo and attention, where it is a TOML file.
+    `streaming` and `quantisation` are what its file says of tile, fifo and attention, and of weights and activations,
+    where it is a TOML file.
     """
 
     spec: str
     model: Any
     kind: str
     streaming: Mapping[str, Any] = field(default_factory=dict)
+    quantisation: QuantConfig | None = None
 
     @property
     def restricted(self) -> bool:
@@ -47,8 +49,17 @@ class Loaded:
         return network
 
     def counted(self) -> nn.Module:
-        """A torch model with this one's layers, weights and bits: itself, or what stands for a packed one."""
-        return packed_network(self.packed()) if self.kind == "packed" else self.network()
+        """A torch model with this one's layers, weights and bits: itself, or what stands for one that is not torch's.
+
+        That is a packed one, or one in a TOML file that says how it is quantised.
+        """
+        if self.kind == "packed":
+            return packed_network(self.packed())
+        if self.quantisation is None:
+            return self.network()
+        from quant import prepare_qat
+
+        return prepare_qat(self.network(), self.quantisation)
 
     def prepared(self) -> nn.Module:
         """The torch model that was prepared for QAT; an InputError for any other."""
@@ -73,8 +84,10 @@ def load_model(spec: str | Mapping[str, Any], data: DataSplits | None = None, se
     if isinstance(spec, str) and Path(spec).suffix == SUFFIX:
         loaded = _from_file(Path(spec))
     else:
-        streaming = streaming_table(spec) if isinstance(spec, str) and Path(spec).suffix == ".toml" else {}
-        loaded = Loaded(str(spec), _created(spec, data, seed), "new", streaming)
+        told: dict[str, Any] = {}
+        if isinstance(spec, str) and Path(spec).suffix == ".toml":
+            told = {"streaming": streaming_table(spec), "quantisation": quantisation_of(spec)}
+        loaded = Loaded(str(spec), _created(spec, data, seed), "new", **told)
     if data is not None:
         require_fit(loaded.model, data)
     return loaded

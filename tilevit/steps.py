@@ -6,6 +6,7 @@ Their keyword arguments are the options of the command and the keys of a step in
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,22 @@ from quant import QuantConfig, convert, prepare_qat, save_qat
 from quant import ptq as quantised_after
 from tilevit.console import progress, say
 from tilevit.metrics import accuracy_of, changes, conditions, measure
+from tilevit.mixed_precision import mixture
 from tilevit.models import load_model
 from tilevit.run import packed_accuracy
 from tilevit.steps_checks import PROFILE_SPLITS, SPLITS, nm_of, require_one_way
-from tilevit.training import Place, recipe_table, trained, training_recipe
+from tilevit.training import (
+    AFTER_PRUNING,
+    AFTER_QUANTISING,
+    Place,
+    retraining_table,
+    trained,
+    training_recipe,
+)
 from vit import distill as distilled
 from vit import fit
 from vit.errors import InputError, did_you_mean, require_choice, require_int
+from vit.files import write_text
 from vit.masks import prunable_layers
 from vit.preprocessing import as_trained
 from vit.teacher import take_pretrained
@@ -38,8 +48,6 @@ Result = dict[str, Any]
 
 CALIBRATION_IMAGES = 256
 GATE_EPOCHS, GATE_PENALTY = 10, 1e-2
-PRUNED: Result = {"epochs": 0, "lr": 1e-3}  # the training after pruning, and after quantisation, unless told otherwise
-QUANTISED: Result = {"epochs": 10, "lr": 5e-4}
 
 
 def train(
@@ -138,7 +146,7 @@ def prune(
             kinds = [kind for kind, share in shares.items() if share]
             network, scores = _gated(network, name, kinds, at, gate_epochs, gate_penalty, lr)
         network, removed = _cut(network, shares, round_to, scores, at)
-    return trained(network, _retraining(at, recipe, epochs, lr, PRUNED), at) | removed
+    return _retrained(network, at, retraining_table(recipe, epochs, lr, AFTER_PRUNING)) | removed
 
 
 def qat(
@@ -149,11 +157,19 @@ def qat(
     activations: str = "int8",
     probabilities: str = "uniform",
     skip: list[str] | None = None,
+    budget_kib: float | None = None,
+    budget_nj: float | None = None,
+    schemes: list[str] | None = None,
+    hardware: str | None = None,
     epochs: int | None = None,
     lr: float | None = None,
     recipe: RecipeTable | None = None,
 ) -> Result:
-    """Quantisation-aware training, then the packed model of the integer engine, beside the checkpoint."""
+    """Quantisation-aware training, then the packed model of the integer engine, beside the checkpoint.
+
+    With a budget, of the weights' codes or of energy on `hardware`, the scheme of each layer is chosen for it out of
+    `schemes`, in place of `weights`; sensitivity.csv and schemes.toml in `at.out` say how.
+    """
     config = QuantConfig(weights=weights, activations=activations, probabilities=probabilities, skip=tuple(skip or ()))
     network = _network(at, model)
     layers = list(prunable_layers(network))
@@ -162,11 +178,20 @@ def qat(
             raise InputError("skip", pattern, "a layer of this model or a pattern", did_you_mean(pattern, layers))
     data = as_trained(network, at.data)
     images = data.train.take(torch.arange(min(CALIBRATION_IMAGES, len(data.train)))).floats()
+    mixed = mixture(
+        network, images, config, budget_kib=budget_kib, budget_nj=budget_nj, schemes=schemes, hardware=hardware
+    )
+    if mixed is not None:
+        config = replace(config, weights=mixed.schemes)
+        write_text(at.out / "sensitivity.csv", mixed.to_csv())
+        write_text(at.out / "schemes.toml", mixed.to_toml(activations))
     prepared = prepare_qat(network, config, calibration=images)
-    result = trained(prepared, _retraining(at, recipe, epochs, lr, QUANTISED), at, save=save_qat)
+    result = _retrained(prepared, at, retraining_table(recipe, epochs, lr, AFTER_QUANTISING), save=save_qat)
     packed, file = convert(prepared, mean=data.mean, std=data.std), packed_file(at)
     packed.save(file)
     result |= {"packed": str(file), "packed_bytes": file.stat().st_size}
+    if mixed is not None:
+        result |= {"schemes": mixed.schemes, f"spent_{mixed.unit}": mixed.spent}
     result["packed_val_accuracy"], _ = packed_accuracy(packed, at.data.val)
     return result
 
@@ -222,12 +247,6 @@ def packed_file(at: Place) -> Path:
     return at.latest.with_name("packed.safetensors" if stem == "model" else f"{stem}_packed.safetensors")
 
 
-def epochs_after(recipe: RecipeTable | None, epochs: int | None, usual: Result) -> int:
-    """Epochs of the training after a model was made smaller: as told, by the recipe, or `usual`."""
-    told: int = {**usual, **recipe_table(recipe)}["epochs"] if epochs is None else epochs
-    return told
-
-
 def _network(at: Place, model: Spec) -> nn.Module:
     """The float network to work on; of one that a search chose for restricted attention it is said that it has all."""
     loaded = load_model(model, at.data, at.seed)
@@ -236,10 +255,9 @@ def _network(at: Place, model: Spec) -> nn.Module:
     return loaded.network(quantised=False)
 
 
-def _retraining(at: Place, recipe: RecipeTable | None, epochs: int | None, lr: float | None, usual: Result) -> Any:
-    """The recipe of the epochs after a model was made smaller, `usual` where nothing else is said; None for none."""
-    table = {**usual, **recipe_table(recipe), "epochs": epochs_after(recipe, epochs, usual)}
-    return training_recipe(at, table, lr=lr) if table["epochs"] else None
+def _retrained(network: nn.Module, at: Place, table: Mapping[str, Any], **how: Any) -> Result:
+    """Train on what was made smaller by the recipe in the table, or save it as it is where that has no epochs."""
+    return trained(network, training_recipe(at, table) if table["epochs"] else None, at, **how)
 
 
 def _gated(
@@ -249,7 +267,7 @@ def _gated(
 
     A folder's name says all that two cuts may differ in.
     """
-    recipe = training_recipe(at, PRUNED, epochs=epochs, lr=lr)
+    recipe = training_recipe(at, AFTER_PRUNING, epochs=epochs, lr=lr)
     folder = at.out / f"{name}_gates_{'_'.join(kinds)}_{epochs}_{penalty:g}_{recipe.lr:g}"
     if at.fresh:
         (folder / "gates_state.safetensors").unlink(missing_ok=True)

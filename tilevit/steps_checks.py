@@ -14,8 +14,10 @@ from prune.magnitude import require_target
 from prune.nm import require_pattern
 from prune.structured import require_cut
 from quant import QuantConfig
+from quant.level_sets import SCHEMES
 from quant.onnx_quantiser import METHODS
-from tilevit.training import recipe_table
+from tilevit.mixed_precision import require_one_budget
+from tilevit.training import recipe_table, retraining_table
 from vit.distillation import Terms
 from vit.errors import InputError, require_choice, require_int
 from vit.recipe import Recipe
@@ -67,10 +69,8 @@ def _check_training(options: Options) -> None:
 
 def _check_retraining(options: Options) -> None:
     """As `_check_training`, of a step that may also go without: 0 epochs are none."""
-    table = {**recipe_table(options["recipe"]), **{k: options[k] for k in ("epochs", "lr") if options[k] is not None}}
-    if table.get("epochs") == 0:
-        table.pop("epochs")
-    Recipe.from_dict(table)
+    table = retraining_table(options["recipe"], options["epochs"], options["lr"], {"epochs": 0})
+    Recipe.from_dict({**table, "epochs": table["epochs"] or 1})
 
 
 def _check_distill(options: Options) -> None:
@@ -94,6 +94,11 @@ def _check_prune(options: Options) -> None:
 def _check_qat(options: Options) -> None:
     names = ("weights", "activations", "probabilities")
     QuantConfig(**{name: options[name] for name in names}, skip=tuple(options["skip"] or ()))
+    require_one_budget(options["budget_kib"], options["budget_nj"])
+    for scheme in options["schemes"] or ():
+        require_choice("schemes", scheme, SCHEMES)
+    if options["hardware"] is not None:
+        Hardware.load(options["hardware"])
     _check_retraining(options)
 
 

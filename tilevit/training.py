@@ -19,6 +19,8 @@ from vit.errors import InputError, require_known_keys
 from vit.files import read_toml
 from vit.training import FitResult
 
+AFTER_PRUNING: Mapping[str, Any] = {"epochs": 0, "lr": 1e-3}  # the training that follows, unless told otherwise
+AFTER_QUANTISING: Mapping[str, Any] = {"epochs": 10, "lr": 5e-4}
 STATS_COLUMNS = ("stage", "epoch", "train_loss", "val_accuracy", "val_loss", "lr", "seconds")
 
 
@@ -53,6 +55,17 @@ def training_recipe(at: Place, recipe: Path | Mapping[str, Any] | None, **given:
     """The recipe that suits the data, overridden by the table or the file's [recipe] table, then by what is given."""
     told = {name: value for name, value in given.items() if value is not None}
     return Recipe.for_data(at.data.name, **{**recipe_table(recipe), **told, "seed": at.seed})
+
+
+def retraining_table(
+    recipe: Path | Mapping[str, Any] | None, epochs: int | None, lr: float | None, usual: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fields of the recipe for after a model was made smaller: as given, else the recipe's, else `usual`.
+
+    Its "epochs" may be 0: no such training.
+    """
+    given = {"epochs": epochs, "lr": lr}
+    return {**usual, **recipe_table(recipe), **{name: value for name, value in given.items() if value is not None}}
 
 
 def recipe_table(recipe: Path | Mapping[str, Any] | None) -> Mapping[str, Any]:

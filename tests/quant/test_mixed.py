@@ -52,21 +52,31 @@ rows = st.lists(
 
 
 @given(layers=st.lists(rows, min_size=1, max_size=4), share=st.floats(0, 1))
-def test_a_budget_holds_and_nothing_that_fits_is_left(layers: list[list[tuple[int, float]]], share: float) -> None:
+def test_a_budget_holds_and_nothing_better_fits(layers: list[list[tuple[int, float]]], share: float) -> None:
     table = [
         Sensitivity(str(i), str(j), size, loss)
         for i, options in enumerate(layers)
         for j, (size, loss) in enumerate(options)
     ]
     by = {(row.layer, row.scheme): row for row in table}
-    totals = [sum(size for size, _ in chosen) for chosen in itertools.product(*layers)]
-    budget = min(totals) + share * (max(totals) - min(totals))
+    ways = [(sum(size for size, _ in way), sum(loss for _, loss in way)) for way in itertools.product(*layers)]
+    sizes = [size for size, _ in ways]
+    budget = min(sizes) + share * (max(sizes) - min(sizes))
     schemes = assign_schemes(table, budget)
     spent = sum(by[item].bytes for item in schemes.items())
     assert spent <= budget
+    assert total_divergence(table, schemes) <= min(loss for size, loss in ways if size <= budget) + 1e-5
     for row in table:
         held = by[row.layer, schemes[row.layer]]
         assert row.divergence >= held.divergence or spent + row.bytes - held.bytes > budget
+
+
+def test_the_best_choice_is_not_the_one_step_after_step() -> None:
+    table = [Sensitivity("a", "pot4", 0, 1.0), Sensitivity("a", "int8", 6, 0.1)]
+    table += [
+        Sensitivity(name, scheme, *row) for name in "bc" for scheme, row in (("pot4", (0, 0.6)), ("int8", (5, 0.0)))
+    ]
+    assert assign_schemes(table, 10) == {"a": "pot4", "b": "int8", "c": "int8"}
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
 
 from fifo_sim import Hardware, lower, simulate
+from quant import QuantConfig, load_qat, prepare_qat
 from tilevit.cli import _exit_code
 from tilevit.models import load_model
+from vit import VisionTransformer, ViTConfig
 
 SHAPE = "image_size = 8\npatch_size = 2\nin_channels = 1\ndim = 8\ndepth = 1\nheads = 2\n"
 WINNER = f"""
@@ -60,6 +63,53 @@ def test_a_winner_is_simulated_on_its_machine_unless_an_option_says_otherwise(be
     sized, _ = run("size-fifos", best, "--target", "deadlock-free", "--json")
     full, _ = run("size-fifos", best, "--target", "deadlock-free", "--attention", "full", "--json")
     assert sized["total_bytes"] < full["total_bytes"]
+
+
+@pytest.fixture
+def quantised(best):
+    """The winner, with the head in 8 bits and the rest in 4."""
+    best.write_text(f'activations = "int6"\n{best.read_text()}[weights]\nhead = "int8"\n"*" = "pot4"\n')
+    return best
+
+
+def test_a_quantised_winner_is_simulated_in_its_bits(quantised, run):
+    torch.manual_seed(0)
+    config = ViTConfig.from_dict({"image_size": 8, "patch_size": 2, "in_channels": 1, "dim": 8, "depth": 1, "heads": 2})
+    network = prepare_qat(VisionTransformer(config), QuantConfig({"head": "int8", "*": "pot4"}, activations="int6"))
+    own = Hardware.from_dict({**Hardware.preset("ultra96").to_dict(), "elementwise_lanes": 3})
+    lowered = lower(network, own, 4, 2, "tile")
+    told, _ = run("simulate", quantised, "--json")
+    assert told["cycles"] == simulate(lowered.pipeline).cycles
+    assert told["memory"] == lowered.memory.to_dict()
+    assert told["energy_pj"] == lowered.energy().to_dict()
+    rows, _ = run("sweep", quantised, "--tiles", 4, "--fifos", 2, "--attention", "tile", "--json")
+    assert rows[0]["energy_pj"] == lowered.energy().total_pj
+    elsewhere, _ = run("sweep", quantised, "--tiles", 4, "--fifos", 2, "--hardware", "zcu104", "--json")
+    assert elsewhere[0]["energy_pj"] == lower(network, "zcu104", 4, 2).energy().total_pj
+    profiled, _ = run("profile", quantised, "--rounds", 1, "--json")
+    assert profiled["modelled_energy_pj"] == lower(network, "zcu104").energy().total_pj
+
+
+def test_a_winner_is_quantised_as_its_file_says(quantised, run, tmp_path):
+    schemes = {"head": "int8", "*": "pot4"}
+    for options, expected in (
+        ([], (schemes, "int6")),
+        (["--weights", quantised], (schemes, "int6")),
+        (["--activations", "int8"], (schemes, "int8")),
+        (["--weights", "int6"], ("int6", "int8")),
+    ):
+        run("qat", quantised, *options, "--epochs", 0, "--fresh", "--json", "--out", tmp_path)
+        config = load_qat(tmp_path / "model.safetensors")[0].quant_config
+        assert (config.weights, config.activations) == expected
+
+
+def test_activations_without_weights_are_refused(best, run):
+    best.write_text(f'activations = "int6"\n{WINNER}')
+    _, err = run("simulate", best, code=2)
+    assert "activations = 'int6': allowed is left out without a table [weights]" in err
+    best.write_text(f'{WINNER}[weights]\nheads = "int8"\n')
+    _, err = run("simulate", best, code=2)
+    assert "weights = 'heads': allowed is patterns that fit a layer; did you mean 'head'?" in err
 
 
 def test_a_winner_is_trained_with_the_attention_it_was_chosen_for(best, run, tmp_path):

@@ -140,13 +140,15 @@ def test_candidates_may_be_parts_of_a_supernet(searched, tmp_path, monkeypatch) 
 def test_a_winner_tells_its_schemes_and_its_machine(searched, tmp_path, monkeypatch, capsys) -> None:
     for name in ("plot_front", "plot_hypervolume", "plot_importances", "plot_parallel"):
         monkeypatch.setattr(nas, name, lambda *_: None)
-    own = '"weights.blocks.*.mlp" = ["apot6"]\nweights = ["pot4"]\nhardware = ["ultra96"]\n"hardware.sram_kib" = [64]\n'
+    own = '"weights.blocks.*.mlp" = ["apot6"]\nweights = ["pot4"]\nactivations = ["int6"]\n'
+    own += 'hardware = ["ultra96"]\n"hardware.sram_kib" = [64]\n'
     (tmp_path / "space.toml").write_text(SPACE.replace("[fixed]", f"{own}[fixed]"))
     best = tmp_path / "best.toml"
     assert "left out with a space that names the hardware" in searched("--hardware", "zcu104")
     searched("--trials", "2", "--objectives", "accuracy,energy_pj", "--export", str(best))
     tables = tomllib.loads(best.read_text())
     assert tables["weights"] == {"blocks.*.mlp": "apot6", "*": "pot4"}
+    assert tables["activations"] == "int6"
     assert tables["hardware"] == {"machine": "ultra96", "sram_kib": 64}
     flags = ["--epochs", "1", "--out", str(tmp_path / "qat")]
     assert _exit_code(["qat", str(best), "--weights", str(best), *flags]) == 0
@@ -155,7 +157,8 @@ def test_a_winner_tells_its_schemes_and_its_machine(searched, tmp_path, monkeypa
     assert {schemes["blocks.0.mlp.fc1"], schemes["blocks.0.mlp.fc2"]} == {"apot6"}
     assert {schemes["blocks.0.attn.qkv"], schemes["head"]} == {"pot4"}
     capsys.readouterr()
-    assert _exit_code(["qat", str(best), "--weights", str(tmp_path / "space.toml"), *flags]) == 2
+    (tmp_path / "bare.toml").write_text("[model]\ndim = 8\n")
+    assert _exit_code(["qat", str(best), "--weights", str(tmp_path / "bare.toml"), *flags]) == 2
     assert "a TOML file with a table [weights]" in capsys.readouterr().err
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,12 +11,14 @@ from tilevit.commands.options import (
     Data,
     Device,
     Fresh,
+    HardwareName,
     Json,
     Model,
     RecipeFile,
     Seed,
     ValFraction,
     given_options,
+    listed,
     output_file,
     with_stats,
     working_in,
@@ -102,7 +104,7 @@ def qat(
         str,
         typer.Option(
             help="pot4, pot6, apot4, apot6, int4, int6 or int8; or a TOML file with a table [weights] of layer "
-            "patterns and schemes, such as `tilevit search --export` writes."
+            "patterns and schemes, and activations, such as `tilevit search --export` writes."
         ),
     ] = "pot4",
     activations: Annotated[str, typer.Option(help="int8, int6 or int4.")] = "int8",
@@ -112,6 +114,18 @@ def qat(
     skip: Annotated[
         list[str] | None, typer.Option(help="Layer to leave in float, such as head; may be repeated.")
     ] = None,
+    budget_kib: Annotated[
+        float | None,
+        typer.Option(help="Most KiB of the codes of all weights: the scheme of each layer is chosen for it."),
+    ] = None,
+    budget_nj: Annotated[
+        float | None,
+        typer.Option(help="The same for nJ an image, on --hardware at tiles of 8 and FIFOs of 4 with full attention."),
+    ] = None,
+    schemes: Annotated[
+        str | None, typer.Option(help="Comma-separated, to choose from for a budget; default: pot4,apot4,apot6,int8.")
+    ] = None,
+    hardware: HardwareName = "zcu104",
     epochs: Epochs = None,
     lr: Rate = None,
     recipe: RecipeFile = None,
@@ -122,7 +136,10 @@ def qat(
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Quantisation-aware training, then the packed model of the integer engine. Pruned weights stay exactly zero."""
+    """Quantisation-aware training, then the packed model of the integer engine. Pruned weights stay exactly zero.
+
+    With a budget, sensitivity.csv tells what each layer loses by each scheme, and schemes.toml what was chosen.
+    """
     from tilevit import steps
 
     refuse_idle_in_step("qat", given_options(ctx))
@@ -130,10 +147,13 @@ def qat(
     result = steps.qat(
         at,
         model,
-        weights=_schemes(weights),
-        activations=activations,
+        **_rounding(ctx, model, weights, activations),
         probabilities=probabilities,
         skip=skip,
+        budget_kib=budget_kib,
+        budget_nj=budget_nj,
+        schemes=None if schemes is None else listed("schemes", schemes),
+        hardware=hardware,
         epochs=epochs,
         lr=lr,
         recipe=recipe,
@@ -204,13 +224,15 @@ def export(
     tell("Exported", {"file": str(out), "format": format, "size_bytes": out.stat().st_size}, json)
 
 
-def _schemes(weights: str) -> str | dict[str, str]:
-    """A scheme by its name, or the table [weights] of a TOML file."""
-    if Path(weights).suffix != ".toml":
-        return weights
-    from vit.files import read_toml
+def _rounding(ctx: typer.Context, model: str, weights: str, activations: str) -> dict[str, Any]:
+    """Weights and activations as `steps.qat` takes them: as given, else as the TOML file of schemes or model says."""
+    from tilevit.model_file import quantisation_of
 
-    table = read_toml(weights, "weights").get("weights")
-    if not isinstance(table, dict) or not table:
+    given = given_options(ctx)
+    file = weights if "weights" in given else model
+    found = quantisation_of(file) if Path(file).suffix == ".toml" else None
+    if found is None and file == weights and Path(file).suffix == ".toml":
         raise InputError("weights", weights, "a TOML file with a table [weights] of layer patterns and schemes")
-    return table
+    if found is None:
+        return {"weights": weights, "activations": activations}
+    return {"weights": found.weights, "activations": activations if "activations" in given else found.activations}

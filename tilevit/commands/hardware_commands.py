@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from vit.errors import InputError, require_int
 from vit.recipe import VAL_FRACTION
 
 if TYPE_CHECKING:
-    from fifo_sim import Lowered, Pipeline, RtlReport, SimResult
+    from fifo_sim import Hardware, Lowered, Pipeline, RtlReport, SimResult
 
 Target = Annotated[
     str,
@@ -58,7 +59,8 @@ def simulate(
     """Simulate a pipeline, or a model on a machine, cycle for cycle: cycles, stalls by cause, FIFO occupancy.
 
     A pipeline file says everything itself; --hardware, --tile, --fifo, --attention and --images are for models. What
-    is not given of the first four is as the model's TOML file has it in [hardware] and [streaming].
+    is not given of the first four is as the model's TOML file has it in [hardware] and [streaming]; layers are as wide
+    as it has them in [weights].
     A deadlock is a result, not an error: "cycles" is then null and "deadlock" true. With --check-rtl a difference
     leaves with exit code 1.
     """
@@ -120,6 +122,7 @@ def _show_simulation(
 
 
 def sweep(
+    ctx: typer.Context,
     model: Model,
     tiles: Annotated[str, typer.Option(help="Comma-separated tile sizes, tokens.")] = "1,2,4,8,16",
     fifos: Annotated[str, typer.Option(help="Comma-separated FIFO depths, tiles.")] = "1,2,4,8",
@@ -137,7 +140,10 @@ def sweep(
     seed: Annotated[int, typer.Option(help="Seed of the validation split.", min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """Tile × FIFO × attention: cycles, stalls, SRAM, energy and, with --data, accuracy of each combination."""
+    """Tile × FIFO × attention: cycles, stalls, SRAM, energy and, with --data, accuracy of each combination.
+
+    Without --hardware the machine is the one in [hardware] of the model's TOML file, where it has one.
+    """
     from fifo_sim import sweep as swept
     from nas import dask_map
     from tilevit.models import load_model
@@ -154,13 +160,14 @@ def sweep(
     loaded = load_model(model, splits)
     if splits is not None and loaded.kind == "new":
         raise InputError("data", data, "absent for a model that is not trained", "see tilevit train")
+    machine = _machine(given_options(ctx), model, hardware)
     with (
         nullcontext(map) if dask is None else dask_map(dask) as mapper,
         progress("sweep", len(sizes) * len(depths) * len(modes)) as tick,
     ):
         rows = swept(
             loaded.counted() if splits is None else loaded.network(),
-            hardware,
+            machine,
             sizes,
             depths,
             attention=modes,
@@ -187,7 +194,7 @@ def sweep(
     }
     if splits is not None:
         columns["accuracy"] = "accuracy"
-    title = f"{model} on {hardware} (starved, blocked: cycles of all stages)"
+    title = f"{model} on {machine.name} (starved, blocked: cycles of all stages)"
     table(title, list(columns.values()), [[_shown(row, column) for column in columns] for row in rows])
 
 
@@ -246,21 +253,35 @@ def size_fifos(
 def _pipeline(
     ctx: typer.Context, target: str, hardware: str, tile: int, fifo: int, attention: str, images: int
 ) -> tuple[Pipeline, Lowered | None]:
-    from fifo_sim import Hardware, Pipeline, lower
+    from fifo_sim import Pipeline, lower
 
+    given = given_options(ctx)
+    options: dict[str, Any] = {"tile": tile, "fifo": fifo, "attention": attention, "images": images}
     if Path(target).suffix == ".json":
-        refuse_idle(given_options(ctx), FOR_MODELS, "with a pipeline file, which says everything itself")
+        refuse_idle(given, FOR_MODELS, "with a pipeline file, which says everything itself")
         return Pipeline.from_json(target), None
+    machine = _machine(given, target, hardware)
     if Path(target).suffix == ".toml":
-        from tilevit.model_file import machine_of, model_table, streaming_table
+        from fifo_sim.lowering import lay_out
+        from nas.costs import layers_as
+        from tilevit.model_file import model_table, quantisation_of, streaming_table
+        from vit import ViTConfig
 
-        given = given_options(ctx)
-        machine = Hardware.load(hardware) if "hardware" in given else machine_of(target, hardware)
-        told = {"tile": tile, "fifo": fifo, "attention": attention}
-        told |= {name: value for name, value in streaming_table(target).items() if name not in given}
-        lowered = lower(model_table(target), machine, **told, images=images)
+        config = ViTConfig.from_dict(model_table(target))
+        options |= {name: value for name, value in streaming_table(target).items() if name not in given}
+        lowered = lay_out(config, layers_as(config, quantisation_of(target)), machine, **options)
     else:
         from tilevit.models import load_model
 
-        lowered = lower(load_model(target).counted(), hardware, tile, fifo, attention, images)
+        lowered = lower(load_model(target).counted(), machine, **options)
     return lowered.pipeline, lowered
+
+
+def _machine(given: Mapping[str, Any], model: str, hardware: str) -> Hardware:
+    """The machine in the model's TOML file unless an option says otherwise."""
+    from fifo_sim import Hardware
+    from tilevit.model_file import machine_of
+
+    if "hardware" in given or Path(model).suffix != ".toml":
+        return Hardware.load(hardware)
+    return machine_of(model, hardware)

@@ -198,12 +198,15 @@ def search(
 
 def _export(path: Path, model: dict[str, Any], space: SearchSpace, winner: dict[str, Any], hardware: str) -> None:
     """The winner as TOML, with the tiles and the machine its costs are of."""
+    from tilevit.model_file import ACTIVATIONS, MACHINE, WEIGHTS
     from vit.files import toml_line, write_text
 
     quantisation, (machine, keys) = space.quantisation(winner), space.machine(winner)
     tables = {"model": model, "streaming": space.streaming(winner)}
+    lines = []
     if quantisation is not None:
-        tables["weights"] = dict(quantisation.weights)
-    tables["hardware"] = {"machine": machine or hardware, **keys}
-    lines = [f"[{name}]\n" + "".join(f"{toml_line(*item)}\n" for item in t.items()) for name, t in tables.items()]
+        lines.append(f"{toml_line(ACTIVATIONS, quantisation.activations)}\n")
+        tables[WEIGHTS] = dict(quantisation.weights)
+    tables["hardware"] = {MACHINE: machine or hardware, **keys}
+    lines += [f"[{name}]\n" + "".join(f"{toml_line(*item)}\n" for item in t.items()) for name, t in tables.items()]
     write_text(path, "\n".join(lines))
