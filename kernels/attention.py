@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kernels import x86
+from kernels.compiled import kept
 from kernels.nonlinear import exp_negative, wide_sum
 from kernels.pot import nearest_power, round_clip
 
@@ -40,7 +40,7 @@ def attention(
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def _codes(qkv, scales, low, high, codes):  # type: ignore[no-untyped-def]
     """codes (3, tokens, heads * width) = the whole numbers of one image's queries, keys and values."""
     lowest, highest = np.float32(low), np.float32(high)
@@ -52,7 +52,7 @@ def _codes(qkv, scales, low, high, codes):  # type: ignore[no-untyped-def]
                 codes[part, i, c] = np.int32(round_clip(value, lowest, highest))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def _probabilities(products, factor, top, log2, powers, out):  # type: ignore[no-untyped-def]
     """out = the whole numbers of the softmax of one row of products, float32(products) * factor."""
     highest = np.float32(top)
@@ -73,7 +73,7 @@ def _probabilities(products, factor, top, log2, powers, out):  # type: ignore[no
             out[j] = np.int32(round_clip(powers[j] * inverse * highest, np.float32(0), highest))
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def _portable(qkv, heads, width, scales, low, high, top, log2, score_scale, context_scale, out):  # type: ignore[no-untyped-def]
     images, tokens, _ = qkv.shape
     codes = np.empty((3, tokens, heads * width), np.int16)
@@ -100,7 +100,7 @@ def _portable(qkv, heads, width, scales, low, high, top, log2, score_scale, cont
                     out[image, i, head * width + c] = np.float32(sums[c]) * context_scale
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def _product(a, tiles, out):  # type: ignore[no-untyped-def]
     """out (rows, columns) = a (rows, inner) times tiles (columns / 16, inner / 2, 16, 2), all padded."""
     stride, width, steps = a.shape[1] * 2, out.shape[1] * 4, a.shape[1] // 2
@@ -115,7 +115,7 @@ def _product(a, tiles, out):  # type: ignore[no-untyped-def]
             at, to = at + stride, to + width
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def _tiled(qkv, heads, width, scales, low, high, top, log2, score_scale, context_scale, out):  # type: ignore[no-untyped-def]
     images, tokens, _ = qkv.shape
     codes = np.empty((3, tokens, heads * width), np.int16)

@@ -1,4 +1,7 @@
-"""Kernels compiled ahead of their first call and kept on disk, compiled anew when any file of their family changes."""
+"""How compiled kernels are kept on disk, and compiled anew when any file of their family changes.
+
+numba's own cache looks at the file of the function alone, and would go on with what its helpers once were.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +27,10 @@ _SOURCES = {source.name: source.read_bytes() for source in sorted(Path(__file__)
 
 
 def entry(signature: str, family: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function for one signature; it may call `inlined` functions from the files `family`*.py beside this.
-
-    numba's own cache looks at the file of the function alone, and would go on with what its helpers once were.
-    """
+    """Compile a function for one signature; it may call `inlined` functions from the files `family`*.py beside this."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            dispatcher: Any = njit(cache=True, nogil=True, **_OPTIONS)(function)
-            dispatcher._cache._cache_file._source_stamp = _digest(family)
-        except (RuntimeError, AttributeError):  # nowhere to write, or another numba: compile in every process
-            dispatcher = njit(nogil=True, **_OPTIONS)(function)
+        dispatcher = _kept(function, lambda name: name.startswith(family), _OPTIONS)
         dispatcher.compile(signature)
         dispatcher.disable_compile()
         return dispatcher
@@ -42,6 +38,16 @@ def entry(signature: str, family: str) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-def _digest(family: str) -> str:
-    sources = [source for name, source in _SOURCES.items() if name.startswith(family)]
-    return hashlib.sha256(b"".join(sources)).hexdigest()
+def kept(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`njit(nogil=True, **options)`, compiled at its first call; it may call functions from any file here but sim_*."""
+    return lambda function: _kept(function, lambda name: not name.startswith("sim_"), options)
+
+
+def _kept(function: Callable[..., Any], belongs: Callable[[str], bool], options: dict[str, Any]) -> Any:
+    try:
+        dispatcher: Any = njit(cache=True, nogil=True, **options)(function)
+        sources = [source for name, source in _SOURCES.items() if belongs(name)]
+        dispatcher._cache._cache_file._source_stamp = hashlib.sha256(b"".join(sources)).hexdigest()
+    except (RuntimeError, AttributeError):  # nowhere to write, or another numba: compile in every process
+        dispatcher = njit(nogil=True, **options)(function)
+    return dispatcher

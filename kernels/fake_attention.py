@@ -9,9 +9,9 @@ Scratch arrays are one block a head, padded to whole vectors.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kernels.compiled import kept
 from kernels.fake_quant import through
 from kernels.nonlinear import exp_negative, wide_sum
 from kernels.pot import BELOW_HALF, nearest_power, round_clip
@@ -22,7 +22,7 @@ F32 = NDArray[np.float32]
 _SUMS = {"reassoc", "nsz", "contract"}  # sums in any order, with fused multiply-add
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def _levels(qkv: F32, heads: int, scales: F32, low: np.float32, high: np.float32, out: F32) -> None:
     """out (3, heads, tokens, >= width) = the whole numbers of one image's queries, keys and values."""
     tokens, width = len(qkv), qkv.shape[1] // (3 * heads)
@@ -34,14 +34,14 @@ def _levels(qkv: F32, heads: int, scales: F32, low: np.float32, high: np.float32
                     found[c] = round_clip(values[c] / scales[part], low, high)
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def _transpose(x: F32, columns: int, out: F32) -> None:
     for i in range(len(x)):
         for j in range(columns):
             out[j, i] = x[i, j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz", "reassoc"})
+@kept(error_model="numpy", fastmath={"nnan", "nsz", "reassoc"})
 def _largest(x: F32) -> np.float32:
     found = np.float32(x[0])
     for i in range(1, x.size):
@@ -49,7 +49,7 @@ def _largest(x: F32) -> np.float32:
     return np.float32(found)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def _softmax(scores: F32, unit: np.float32) -> None:
     """scores (tokens, >= tokens) = the softmax of unit * scores over each row, zeros behind it: as in
     kernels.attention."""
@@ -67,7 +67,7 @@ def _softmax(scores: F32, unit: np.float32) -> None:
             row[j] = row[j] * inverse
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def _whole_probabilities(p: F32, top: np.float32, log2: bool, whole: F32) -> None:
     """whole = the probabilities p in units of 1 / top: nearest whole numbers, or nearest of zero and powers of two."""
     flat, out = p.reshape(-1), whole.reshape(-1)
@@ -79,7 +79,7 @@ def _whole_probabilities(p: F32, top: np.float32, log2: bool, whole: F32) -> Non
             out[j] = np.trunc(flat[j] * top + BELOW_HALF)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_SUMS)
+@kept(error_model="numpy", fastmath=_SUMS)
 def _softmax_gradient(p: F32, factor: np.float32, grad: F32) -> None:
     """grad = factor * p * (grad - sum over the row of grad * p), in place."""
     for i in range(len(p)):
@@ -91,7 +91,7 @@ def _softmax_gradient(p: F32, factor: np.float32, grad: F32) -> None:
             given[j] = factor * row[j] * (given[j] - total)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def forward(
     qkv: F32,
     heads: int,
@@ -134,7 +134,7 @@ def forward(
                     found[c] = values[c] * context_unit
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def backward(
     qkv: F32,
     grad: F32,

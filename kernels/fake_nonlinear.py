@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kernels.compiled import kept
 from kernels.nonlinear import ROOT_HALF, erf, exp_negative
 
 F32 = NDArray[np.float32]
@@ -15,7 +15,7 @@ _HALF, _ONE = np.float32(0.5), np.float32(1)
 _DENSITY = np.float32(0.3989422804014327)  # 1 / sqrt(2 pi)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@kept(error_model="numpy", fastmath=_FAST)
 def gelu_backward(x: F32, grad: F32, out: F32) -> None:
     """out = grad * (Phi(x) + x phi(x)), over flat arrays: Phi and phi the normal distribution and its density."""
     for i in range(x.size):
@@ -24,7 +24,7 @@ def gelu_backward(x: F32, grad: F32, out: F32) -> None:
         out[i] = grad[i] * (below + value * _DENSITY * exp_negative(-_HALF * value * value))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@kept(error_model="numpy", fastmath=_FAST)
 def layer_norm_backward(
     x: F32, grad: F32, weight: F32, eps: np.float32, out: F32, to_weight: F32, to_bias: F32
 ) -> None:

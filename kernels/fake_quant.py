@@ -7,9 +7,9 @@ All arrays are (rows, n) with one scale a row; a tensor with one scale is one ro
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kernels.compiled import kept
 from kernels.pot import BELOW_HALF
 
 F32 = NDArray[np.float32]
@@ -21,7 +21,7 @@ _ZERO = np.float32(0)
 _SUMS = {"reassoc", "nsz"}
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@kept(error_model="numpy", inline="always")
 def nearest(scaled: np.float32, kind: int, low: np.float32, high: np.float32, table: F32) -> np.float32:
     """The level nearest to a scaled value, ties away from zero.
 
@@ -49,7 +49,7 @@ def nearest(scaled: np.float32, kind: int, low: np.float32, high: np.float32, ta
     return np.float32(np.copysign(table[count + first - 1] if first > 0 else np.float32(0), scaled))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def forward(x: F32, scale: F32, kind: int, low: np.float32, high: np.float32, table: F32, out: F32) -> None:
     """out = scale * nearest(x / scale)."""
     rows, n = x.shape
@@ -59,7 +59,7 @@ def forward(x: F32, scale: F32, kind: int, low: np.float32, high: np.float32, ta
             out[i, j] = nearest(x[i, j] / s, kind, low, high, table) * s
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def to_levels(
     x: F32, scale: F32, kind: int, low: np.float32, high: np.float32, table: F32, out: NDArray[np.generic]
 ) -> None:
@@ -71,7 +71,7 @@ def to_levels(
             out[i, j] = nearest(x[i, j] / s, kind, low, high, table)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_SUMS)
+@kept(error_model="numpy", fastmath=_SUMS)
 def backward(
     x: F32, grad: F32, scale: F32, kind: int, low: np.float32, high: np.float32, table: F32, to_scale: F32
 ) -> None:
@@ -90,7 +90,7 @@ def backward(
         to_scale[i] = total
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@kept(error_model="numpy", inline="always")
 def through(value: np.float32, scale: np.float32, low: np.float32, high: np.float32, given: np.float32):  # type: ignore[no-untyped-def]
     """Of a value rounded to whole numbers: its level, the gradient by it, and `given` times dx^/ds."""
     scaled = value / scale
@@ -99,7 +99,7 @@ def through(value: np.float32, scale: np.float32, low: np.float32, high: np.floa
     return level, given if inside else _ZERO, given * (level - (scaled if inside else _ZERO))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def backward_with_levels(
     x: F32, grad: F32, scale: np.float32, low: np.float32, high: np.float32, levels: F32
 ) -> np.float32:

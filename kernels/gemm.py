@@ -1,14 +1,16 @@
 """Linear layers on whole numbers: activations are rounded to codes, multiplied exactly in int32, scaled once.
 
-Three paths with one result, chosen from the CPU's features or by the environment variable TILEVIT_KERNELS:
+Four paths with one result, chosen from the CPU's features or by the environment variable TILEVIT_KERNELS:
 
-    vnni      vpdpbusd on 8-bit values (AVX-512 VNNI with VL, or AVX-VNNI)
+    vnni512   vpdpbusd on 8-bit values, 64 at a time (AVX-512 VNNI)
+    vnni      the same, 32 at a time (AVX-VNNI, or AVX-512 VNNI with VL)
     avx2      vpmaddubsw and vpmaddwd on 8-bit values where every |weight| <= 64, else vpmaddwd on 16-bit values
     portable  plain loops that numba compiles for any CPU
 
 The weights of a layer lie in tiles of 16 columns. A tile is a sequence of steps over the inner dimension, each 4 values
 (8-bit) or 2 (16-bit) of each column, the columns side by side; 4-bit codes take half a byte, those of columns 0 to 7
-the low halves and those of columns 8 to 15 the high ones. Inner dimension and columns are padded with zeros.
+the low halves and those of columns 8 to 15 the high ones. Inner dimension and columns are padded with zeros, and for
+vnni512 the inner dimension to whole turns of its loop.
 """
 
 from __future__ import annotations
@@ -21,15 +23,15 @@ from typing import Any
 import numpy as np
 from llvmlite import binding
 from numba import config as numba_config
-from numba import njit
 from numpy.typing import NDArray
 
 from kernels import x86
+from kernels.compiled import kept
 from kernels.pot import round_clip
 
 F32 = NDArray[np.float32]
 
-PATHS = ("vnni", "avx2", "portable")
+PATHS = ("vnni512", "vnni", "avx2", "portable")
 VARIABLE = "TILEVIT_KERNELS"
 PANEL = 64  # rows worked on at a time: their codes and sums stay in the second-level cache
 BYTES, FOUR_BIT, WORDS = 0, 1, 2
@@ -65,8 +67,8 @@ class Weights:
 
     def room(self, rows: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """Arrays for the codes and the sums of that many rows, padded as the kernel wants them."""
-        group = {BYTES: 4, FOUR_BIT: 4, WORDS: 2}[self.kind]
-        codes = np.zeros((rows, -(-self.inner // group) * group), np.int16 if self.kind == WORDS else np.uint8)
+        turn = _turn(self.path, self.kind)
+        codes = np.zeros((rows, -(-self.inner // turn) * turn), np.int16 if self.kind == WORDS else np.uint8)
         return codes, np.empty((rows, -(-self.columns // 16) * 16), np.int32)
 
 
@@ -74,7 +76,8 @@ def supported() -> tuple[str, ...]:
     """The paths that this CPU can take, best first."""
     features = _host_features()
     has_vnni = bool(features.get("avxvnni") or (features.get("avx512vnni") and features.get("avx512vl")))
-    able = {"vnni": has_vnni, "avx2": bool(features.get("avx2")), "portable": True}
+    has_512 = bool(features.get("avx512vnni") and features.get("avx512bw"))
+    able = {"vnni512": has_512, "vnni": has_vnni, "avx2": bool(features.get("avx2")), "portable": True}
     return tuple(path for path in PATHS if able[path] and (path == "portable" or _is_exact(path)))
 
 
@@ -82,11 +85,12 @@ def supported() -> tuple[str, ...]:
 def _is_exact(path: str) -> bool:
     """Whether a vector path multiplies right on this very CPU, the largest products included: asked once a process."""
     levels, table = np.array([[-64, 64, 1, 0, -2]] * 17), np.arange(-8, 8)
+    wide = np.array([[-128, 127, 1, 0, -2]] * 17)
     codes = np.arange(85, dtype=np.uint8).reshape(17, 5) % 16
     a = np.array([[255, 255, 0, 7, 255], [0, 255, 255, 255, 1], [9, 8, 7, 6, 5], [255] * 5, [1] * 5])
-    cases = [arrange(levels, 0, 255, path=path), arrange(2 * levels, 0, 255, path=path)]
+    cases = [arrange(levels, 0, 255, path=path), arrange(wide, 0, 255, path=path)]
     cases.append(arrange(table[codes], 0, 255, codes=codes, table=table, path=path))
-    expected = [a @ levels.T, a @ (2 * levels.T), a @ table[codes].T]
+    expected = [a @ levels.T, a @ wide.T, a @ table[codes].T]
     return all(np.array_equal(matmul(a, case), right) for case, right in zip(cases, expected, strict=True))
 
 
@@ -125,11 +129,11 @@ def arrange(
     if path == "portable":
         kind, data = WORDS, np.ascontiguousarray(_padded(levels.astype(np.int8), 16, 2).T)
     elif path == "avx2" and np.abs(levels).max(initial=0) > 64:
-        kind, data = WORDS, _tiles(levels.astype(np.int16), 2)
+        kind, data = WORDS, _tiles(levels.astype(np.int16), 2, _turn(path, WORDS))
     elif codes is None or table is None:
-        kind, data = BYTES, _tiles(levels.astype(np.int8), 4)
+        kind, data = BYTES, _tiles(levels.astype(np.int8), 4, _turn(path, BYTES))
     else:
-        steps = _tiles(codes, 4).reshape(-1, 2, 32)
+        steps = _tiles(codes, 4, _turn(path, FOUR_BIT)).reshape(-1, 2, 32)
         kind, data = FOUR_BIT, (steps[:, 0] | steps[:, 1] << np.uint8(4)).reshape(-1)
     offsets = (levels.sum(1) * (128 if low < 0 and kind != WORDS else 0)).astype(np.int32)
     return Weights(path, kind, data, table4, offsets, inner, columns, low, high)
@@ -163,14 +167,19 @@ def _padded(values: NDArray[Any], columns: int, inner: int) -> NDArray[Any]:
     return found
 
 
-def _tiles(values: NDArray[Any], group: int) -> NDArray[np.uint8]:
-    """(out, inner) as tiles of 16 columns by steps of `group` values, flat bytes."""
-    padded = _padded(values, 16, group)
+def _turn(path: str, kind: int) -> int:
+    """Values of the inner dimension that a turn of the path's loop takes."""
+    return (2 if kind == WORDS else 4) * (x86.UNROLLED if path == "vnni512" else 1)
+
+
+def _tiles(values: NDArray[Any], group: int, turn: int) -> NDArray[np.uint8]:
+    """(out, inner) as tiles of 16 columns by steps of `group` values, a multiple of `turn` values, flat bytes."""
+    padded = _padded(values, 16, turn)
     cut = padded.reshape(-1, 16, padded.shape[1] // group, group)
     return np.ascontiguousarray(cut.transpose(0, 2, 1, 3)).reshape(-1).view(np.uint8)
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def _sums_portable(kind, a, data, table, sums):  # type: ignore[no-untyped-def]
     rows, inner = a.shape
     columns = data.shape[1]
@@ -182,7 +191,7 @@ def _sums_portable(kind, a, data, table, sums):  # type: ignore[no-untyped-def]
                 sums[i, j] += value * np.int32(data[k, j])
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def _sums_avx2(kind, a, data, table, sums):  # type: ignore[no-untyped-def]
     rows, stride = a.shape[0], a.shape[1] * a.itemsize
     steps, width, codes = stride // 4, sums.shape[1] * 4, table.ctypes.data
@@ -208,7 +217,7 @@ def _sums_avx2(kind, a, data, table, sums):  # type: ignore[no-untyped-def]
             at, out = at + stride, out + width
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def _sums_vnni(kind, a, data, table, sums):  # type: ignore[no-untyped-def]
     rows, stride = a.shape
     steps, width, codes = stride // 4, sums.shape[1] * 4, table.ctypes.data
@@ -230,7 +239,35 @@ def _sums_vnni(kind, a, data, table, sums):  # type: ignore[no-untyped-def]
             at, out = at + stride, out + width
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept()
+def _sums_vnni512(kind, a, data, table, sums):  # type: ignore[no-untyped-def]
+    rows, stride = a.shape
+    steps, width, codes = stride // 4, sums.shape[1] * 4, table.ctypes.data
+    step_bytes = 32 if kind == FOUR_BIT else 64
+    for column in range(0, sums.shape[1], 16):
+        weights = data.ctypes.data + column // 16 * steps * step_bytes
+        at, out = a.ctypes.data, sums.ctypes.data + column * 4
+        for _ in range(rows // 8):
+            if kind == BYTES:
+                x86.vnni512_tile(at, stride, weights, codes, steps, out, width)
+            else:
+                x86.vnni512_tile_4bit(at, stride, weights, codes, steps, out, width)
+            at, out = at + 8 * stride, out + 8 * width
+        if rows & 4:
+            if kind == BYTES:
+                x86.vnni512_half(at, stride, weights, codes, steps, out, width)
+            else:
+                x86.vnni512_half_4bit(at, stride, weights, codes, steps, out, width)
+            at, out = at + 4 * stride, out + 4 * width
+        for _ in range(rows % 4):
+            if kind == BYTES:
+                x86.vnni512_row(at, stride, weights, codes, steps, out, width)
+            else:
+                x86.vnni512_row_4bit(at, stride, weights, codes, steps, out, width)
+            at, out = at + stride, out + width
+
+
+@kept(error_model="numpy")
 def _to_codes(x, scale, low, high, shift, codes):  # type: ignore[no-untyped-def]
     """codes = x / scale rounded, within [low, high], plus `shift`."""
     rows, inner = x.shape
@@ -240,7 +277,7 @@ def _to_codes(x, scale, low, high, shift, codes):  # type: ignore[no-untyped-def
             codes[i, k] = np.int32(round_clip(x[i, k] / scale, lowest, highest)) + np.int32(shift)
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def _scaled(sums, offsets, scale, bias, out):  # type: ignore[no-untyped-def]
     """out = float32(sums - offsets) * scale + bias."""
     rows, columns = out.shape
@@ -250,7 +287,7 @@ def _scaled(sums, offsets, scale, bias, out):  # type: ignore[no-untyped-def]
 
 
 # One a path and not one for all: numba compiles for the CPU at hand, which may lack the instructions of the others.
-@njit(cache=True, nogil=True)
+@kept()
 def _linear_portable(kind, x, x_scale, low, high, shift, data, table, offsets, scale, bias, codes, sums, out):  # type: ignore[no-untyped-def]
     for start in range(0, len(x), PANEL):
         part, count = slice(start, min(start + PANEL, len(x))), min(PANEL, len(x) - start)
@@ -259,7 +296,7 @@ def _linear_portable(kind, x, x_scale, low, high, shift, data, table, offsets, s
         _scaled(sums, offsets, scale, bias, out[part])
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def _linear_avx2(kind, x, x_scale, low, high, shift, data, table, offsets, scale, bias, codes, sums, out):  # type: ignore[no-untyped-def]
     for start in range(0, len(x), PANEL):
         part, count = slice(start, min(start + PANEL, len(x))), min(PANEL, len(x) - start)
@@ -268,7 +305,7 @@ def _linear_avx2(kind, x, x_scale, low, high, shift, data, table, offsets, scale
         _scaled(sums, offsets, scale, bias, out[part])
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def _linear_vnni(kind, x, x_scale, low, high, shift, data, table, offsets, scale, bias, codes, sums, out):  # type: ignore[no-untyped-def]
     for start in range(0, len(x), PANEL):
         part, count = slice(start, min(start + PANEL, len(x))), min(PANEL, len(x) - start)
@@ -277,8 +314,17 @@ def _linear_vnni(kind, x, x_scale, low, high, shift, data, table, offsets, scale
         _scaled(sums, offsets, scale, bias, out[part])
 
 
-_SUMS = {"portable": _sums_portable, "avx2": _sums_avx2, "vnni": _sums_vnni}
-_LINEAR = {"portable": _linear_portable, "avx2": _linear_avx2, "vnni": _linear_vnni}
+@kept()
+def _linear_vnni512(kind, x, x_scale, low, high, shift, data, table, offsets, scale, bias, codes, sums, out):  # type: ignore[no-untyped-def]
+    for start in range(0, len(x), PANEL):
+        part, count = slice(start, min(start + PANEL, len(x))), min(PANEL, len(x) - start)
+        _to_codes(x[part], x_scale, low, high, shift, codes)
+        _sums_vnni512(kind, codes[:count], data, table, sums[:count])
+        _scaled(sums, offsets, scale, bias, out[part])
+
+
+_SUMS = {"portable": _sums_portable, "avx2": _sums_avx2, "vnni": _sums_vnni, "vnni512": _sums_vnni512}
+_LINEAR = {"portable": _linear_portable, "avx2": _linear_avx2, "vnni": _linear_vnni, "vnni512": _linear_vnni512}
 
 
 @cache

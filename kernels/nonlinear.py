@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from kernels.compiled import kept
 
 F32 = NDArray[np.float32]
 
@@ -58,7 +59,7 @@ _B0, _B1, _B2, _B3, _B4 = ERF_BELOW
 _ONE, _HALF, _ZERO = np.float32(1.0), np.float32(0.5), np.float32(0.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@kept(error_model="numpy", inline="always")
 def exp_negative(x: np.float32) -> np.float32:
     """exp(x) for x <= 0, float32."""
     bounded = max(x, EXP_LOWEST)
@@ -71,7 +72,7 @@ def exp_negative(x: np.float32) -> np.float32:
     return p * power if x >= EXP_LOWEST else _ZERO
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@kept(error_model="numpy", inline="always")
 def erf(x: np.float32) -> np.float32:
     """erf(x), float32."""
     t = min(max(x, -ERF_LIMIT), ERF_LIMIT)
@@ -81,7 +82,7 @@ def erf(x: np.float32) -> np.float32:
     return t * above / below
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
+@kept(fastmath={"reassoc", "nsz"})
 def wide_sum(x: NDArray[np.floating[Any]]) -> float:
     """The sum of x in float64, in whatever order suits the vector registers: rounded to float32 it is the same."""
     total = 0.0
@@ -90,14 +91,14 @@ def wide_sum(x: NDArray[np.floating[Any]]) -> float:
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def gelu(x: F32, out: F32) -> None:
     """out = x/2 (1 + erf(x / sqrt 2)), elementwise over flat arrays (Hendrycks and Gimpel 2016, exact form)."""
     for i in range(x.size):
         out[i] = (_HALF * x[i]) * (_ONE + erf(x[i] * ROOT_HALF))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def layer_norm(x: F32, weight: F32, bias: F32, eps: float, out: F32) -> None:
     """out = (x - mean) / sqrt(variance + eps) * weight + bias over the rows of x (rows, dim), in float64 up to the end
     (Ba et al. 2016; the variance is the mean square deviation)."""
@@ -113,7 +114,7 @@ def layer_norm(x: F32, weight: F32, bias: F32, eps: float, out: F32) -> None:
             out[i, j] = np.float32((x[i, j] - mean) * inverse * weight[j] + bias[j])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def softmax(x: F32, out: F32) -> None:
     """Softmax over the rows of x (rows, n): exp(x - max) times the float32 reciprocal of their float64 sum."""
     rows, n = x.shape

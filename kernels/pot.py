@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from kernels.compiled import kept
 
 # The largest float32 below 0.5: trunc(x + copysign(this, x)) rounds to nearest with ties away from zero for every x
 # (adding 0.5 itself would carry 0.49999997 up to 1). LLVM expands llvm.round the same way.
 BELOW_HALF = np.float32(0.5 - 2.0**-25)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@kept(error_model="numpy", inline="always")
 def round_clip(value: np.float32, low: np.float32, high: np.float32) -> np.float32:
     """The nearest whole number, ties away from zero, within [low, high]."""
     return min(max(np.trunc(value + np.copysign(BELOW_HALF, value)), low), high)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@kept(error_model="numpy", inline="always")
 def nearest_power(value: np.float32, top: np.float32) -> np.float32:
     """The nearest of 0, 1, 2, 4 ... top to a value >= 0, ties upward: the next power begins at 0.5, 1.5, 3 ..."""
     bits = (np.float32(value).view(np.int32) + np.int32(0x400000)) & np.int32(0x7F800000)
@@ -25,7 +26,7 @@ def nearest_power(value: np.float32, top: np.float32) -> np.float32:
     return power if value >= np.float32(0.5) else np.float32(0)
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def pot4_codes(scaled: NDArray[np.float32], codes: NDArray[np.uint8]) -> None:
     """pot4 codes of float32 values (flat): sign bit and exponent of the nearest of 0, 1, 2, 4 ... 64.
 
@@ -40,7 +41,7 @@ def pot4_codes(scaled: NDArray[np.float32], codes: NDArray[np.uint8]) -> None:
         codes[i] = index | (8 if bits[i] < 0 and index > 0 else 0)
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def table_codes(
     scaled: NDArray[np.float32], midpoints: NDArray[np.float32], sign_bit: int, codes: NDArray[np.uint8]
 ) -> None:
@@ -58,7 +59,7 @@ def table_codes(
         codes[i] = low | (sign_bit if low > 0 and value < 0 else 0)
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def uniform_codes(scaled: NDArray[np.float32], low: int, high: int, codes: NDArray[np.uint8]) -> None:
     """Two's complement codes of float32 values (flat), rounded to nearest, ties away from zero, clipped."""
     mask = high - low

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from kernels.compiled import kept
 
 F32 = NDArray[np.float32]
 
@@ -81,7 +83,7 @@ _four_by_two, _four_by_one = _tile(4, 2), _tile(4, 1)
 _one_by_two, _one_by_one = _tile(1, 2), _tile(1, 1)
 
 
-@njit(cache=True, nogil=True)
+@kept()
 def product(a: F32, inner: int, b: F32, out: F32) -> None:
     """out (m, n) = a (m, >= inner) @ b (>= inner, n), n a multiple of 8, inner at least 1.
 

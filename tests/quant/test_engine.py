@@ -118,17 +118,33 @@ def test_the_path_can_be_asked_for_and_a_wrong_one_is_named(monkeypatch) -> None
     assert gemm.chosen_path() == PATHS[0]
 
 
+VNNI = {"vnni": "ymm", "vnni512": "zmm"}
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="an x86 instruction")
-def test_the_vnni_path_compiles_to_its_instruction() -> None:
-    """What can be checked of it on a CPU without VNNI; where there is one, the tests above run it."""
+@pytest.mark.parametrize("path", VNNI)
+def test_the_vnni_paths_compile_to_their_instruction(path: str) -> None:
     program = (
-        "from numba import types, int64, uint8, int8, int32\nfrom kernels import gemm\n"
+        "import re\nfrom numba import types, int64, uint8, int8, int32\nfrom kernels import gemm\n"
         "arrays = types.Array(uint8, 2, 'C'), types.Array(uint8, 1, 'C'), types.Array(int8, 1, 'C')\n"
-        "kernel = gemm._sums_vnni.py_func\nfrom numba import njit\n"
+        f"kernel = gemm._sums_{path}.py_func\nfrom numba import njit\n"
         "made = njit((int64, *arrays, types.Array(int32, 2, 'C')))(kernel)\n"
-        "print(next(iter(made.inspect_asm().values())).count('vpdpbusd'))"
+        f"print(len(re.findall('vpdpbusd.*{VNNI[path]}', next(iter(made.inspect_asm().values())))))"
     )
     environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "NUMBA_CPU_NAME": "icelake-server"}
-    environment["NUMBA_CPU_FEATURES"] = "+avx2,+avx512f,+avx512vl,+avx512vnni"
+    environment["NUMBA_CPU_FEATURES"] = "+avx2,+avx512f,+avx512vl,+avx512bw,+avx512vnni"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert int(result.stdout or 0) >= 20, result.stderr
+
+
+@pytest.mark.skipif("avx2" not in PATHS, reason="the other instructions of these paths are of AVX2")
+@pytest.mark.skipif(set(VNNI) <= set(PATHS), reason="the tests above run these paths")
+def test_the_vnni_paths_are_exact_where_the_instruction_does_what_it_is_defined_to() -> None:
+    """On a CPU without VNNI all tests of this file pass on these paths with a stand-in for the one instruction."""
+    command = [sys.executable, "-m", "pytest", "-rp", "-p", "tests.quant.vnni_stand_in", "-p", "no:cacheprovider"]
+    chosen = [__file__, "-k", "vnni and not test_the_vnni_paths"]
+    result = subprocess.run([*command, *chosen], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert result.returncode == 0, result.stdout
+    for path in VNNI:
+        for test in (test_accumulators_are_exact, test_a_whole_model_gives_the_same_bits_on_every_path):
+            assert f"::{test.__name__}[{path}]" in result.stdout
