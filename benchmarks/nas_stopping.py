@@ -3,16 +3,17 @@
     python benchmarks/nas_curves.py --data digits --out outputs/curves
     python benchmarks/nas_stopping.py outputs/curves/digits-16-*.journal [--orders 20]
 
-A rule is asked after every epoch of the recorded curves, just as `nas.search(..., stopping=...)` asks it, in the order
-of the search and in random ones. The score is the hypervolume of the finished trials over that of all trials, with
-respect to the worst value of each objective, each scaled to the range that occurred. An oracle that knows the end of
-every training bounds what a rule can save without losing anything.
+A rule is asked before each training and after each of its epochs, just as `nas.search(..., stopping=...)` asks it, in
+the order of the search and in random ones. The score is the hypervolume of the finished trials over that of all trials,
+with respect to the worst value of each objective, each scaled to the range that occurred. An oracle that knows the end
+of every training bounds what a rule that trains two epochs of each can save without losing anything.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from optuna import Study
 
 from nas import Curve, FrontStopper, Halving, Stopper, VolumeStopper, hypervolume
 from nas.pareto import finished
+from nas.pool import Encoder
 from nas.stopping import best_rival
 from nas.storage import STUDY, open_place
 
 RULES: dict[str, Stopper] = {
-    f"volume, price {price:.1%}": VolumeStopper(price) for price in (0.001, 0.002, 0.003, 0.005)
+    f"volume, price {price:.2%}": VolumeStopper(price) for price in (0.001, 0.0015, 0.002, 0.003)
 }
 RULES |= {f"front, confidence {c}": FrontStopper(c) for c in (0.8, 0.9)}
 RULES |= {"halving, factor 3": Halving()}
@@ -52,7 +54,12 @@ class Oracle:
 
 def curves_of(study: Study) -> list[Curve]:
     """The learning curves of the trials, in the order of the search."""
-    return [Curve(tuple(t.user_attrs["accuracy_by_epoch"]), tuple(t.values[1:])) for t in finished(study)]
+    trials = finished(study)
+    traits = Encoder(trials[0].distributions)([trial.params for trial in trials])
+    return [
+        Curve(tuple(trial.user_attrs["accuracy_by_epoch"]), tuple(trial.values[1:]), traits=tuple(row))
+        for trial, row in zip(trials, traits.tolist(), strict=True)
+    ]
 
 
 def replay(stopper: Stopper, curves: Sequence[Curve]) -> tuple[int, list[Curve]]:
@@ -60,8 +67,8 @@ def replay(stopper: Stopper, curves: Sequence[Curve]) -> tuple[int, list[Curve]]
     ended: list[Curve] = []
     epochs = 0
     for whole in curves:
-        for epoch in range(1, len(whole.accuracy)):
-            part = Curve(whole.accuracy[:epoch], whole.costs, finished=False)
+        for epoch in range(len(whole.accuracy)):
+            part = replace(whole, accuracy=whole.accuracy[:epoch], finished=False)
             if stopper.stops(part, ended, len(whole.accuracy)):
                 break
         else:

@@ -17,11 +17,13 @@ class Curve:
         accuracy: on the validation images after each epoch that was trained.
         costs: what is known of the candidate exactly, all to be minimised; in one order for all candidates of a search.
         finished: whether it was trained to the end; if not, it was stopped.
+        traits: numbers that say what the candidate is, as many for all; the nearer, the more alike.
     """
 
     accuracy: tuple[float, ...]
     costs: tuple[float, ...] = ()
     finished: bool = True
+    traits: tuple[float, ...] = ()
 
 
 def expected_final(accuracy: Sequence[float], finished: Sequence[Sequence[float]]) -> float:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -68,7 +69,7 @@ def work_on_dask(
                 else:
                     others = curves_of(study, task) if stopping else []
                     candidate = (task.space, dict(trial.params), task.recipe, task.device)
-                    rule = (stopping, training.costs(), others)
+                    rule = (stopping, training.candidate(), others)
                     under_way.append(_Job(images, (*candidate, *rule), trial, training))
                 continue
             for job in [job for job in under_way if job.is_over()]:
@@ -152,7 +153,7 @@ def train_there(
     recipe: Recipe,
     device: str,
     stopping: Stopper | None,
-    costs: tuple[float, ...],
+    candidate: Curve,
     others: Sequence[Curve],
 ) -> tuple[list[float], bool]:
     """On a worker of the cluster: the validation accuracy after each epoch, and whether the rule stopped it."""
@@ -165,7 +166,7 @@ def train_there(
         curve.append(row["val_accuracy"])
         if stopping is None or len(curve) == recipe.epochs:
             return
-        if stopping.stops(Curve(tuple(curve), costs, finished=False), others, recipe.epochs):
+        if stopping.stops(replace(candidate, accuracy=tuple(curve)), others, recipe.epochs):
             raise Stopped
 
     with ONE_AT_A_TIME:

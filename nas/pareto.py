@@ -60,7 +60,7 @@ def hypervolume(losses: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     if not len(points):
         return 0.0
     points = points[(points < corner).all(axis=1)]
-    return _volume(points[_kept(points)], corner)
+    return _volume(points if corner.size <= 2 else points[_kept(points)], corner)
 
 
 def _volume(points: Floats, corner: Floats) -> float:

@@ -17,7 +17,7 @@ ENOUGH = 5  # finished trainings, before which nothing is known of how curves cr
 
 
 class Stopper(Protocol):
-    """A rule that `nas.search` asks after every epoch but the last."""
+    """A rule that `nas.search` asks before a training, without any accuracy yet, and after every epoch but the last."""
 
     def stops(self, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
         """Whether to stop the training of `curve`, given those of the trials that ended before, in their order.
@@ -55,7 +55,7 @@ class FrontStopper:
         """Whether another candidate, finished or stopped, is ahead for good."""
         finished = list(dict.fromkeys(other.accuracy for other in others if other.finished))  # twins share one training
         trained = len(curve.accuracy)
-        if len(finished) < ENOUGH or trained < self.warmup * epochs:
+        if len(finished) < ENOUGH or trained < max(1, self.warmup * epochs):
             return False
         lead = best_rival(curve, others) - curve.accuracy[-1]
         return lead > 0 and lead >= safe_lead(finished, trained, self.confidence)

@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler
 
 from nas.cost_aware import CostAwareSampler
 from nas.costs import METRICS, TRAINED, Constraint, Costs
+from nas.pool import Encoder
 from nas.samplers import GENERAL, FeasibleSampler, general_sampler, seed_of
 from nas.space import Params, SearchSpace
 from vit.errors import InputError, require_choice, require_int
@@ -71,6 +72,7 @@ class Task:
         self.distributions: dict[str, BaseDistribution] = {
             name: CategoricalDistribution(values) for name, values in space.choices.items()
         }
+        self._encode = Encoder(self.distributions)
         if not callable(sampler):
             require_choice("sampler", sampler, SAMPLERS)
         self._sampler = sampler
@@ -88,6 +90,10 @@ class Task:
                 draw=space.sample,
                 retry=True,
             )
+
+    def traits(self, params: Params) -> tuple[float, ...]:
+        """A candidate as numbers, the nearer the more alike (`nas.pool.Encoder`)."""
+        return tuple(self._encode([params])[0].tolist())
 
     def sampler(self, begun: int) -> BaseSampler:
         """The sampler of the trial that starts after `begun` finished and running ones."""

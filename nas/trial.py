@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import optuna
@@ -95,9 +95,11 @@ def conclude(
     if set(TRAINED) & set(task.objectives):
         trial.set_user_attr(ACCURACIES, training.curve)
         trial.set_user_attr(EPOCHS, training.epochs)
-        found["accuracy"] = training.expected() if training.stopped else training.curve[-1]
+        if training.curve:
+            found["accuracy"] = training.expected() if training.stopped else training.curve[-1]
     if training.stopped:
-        trial.set_user_attr(EXPECTED, [found[name] for name in task.objectives])
+        if training.curve:
+            trial.set_user_attr(EXPECTED, [found[name] for name in task.objectives])
         study.tell(trial, state=TrialState.PRUNED)
     else:
         values = {name: found[name] for name in task.objectives}
@@ -133,7 +135,7 @@ class Training:
         """Whether a finished trial trained the same model, whose curve is then taken.
 
         Raises:
-            Stopped: the same training, known up to some epoch, gives this candidate up too.
+            Stopped: the rule gives this candidate up at once, or by the same training, known up to some epoch.
         """
         for twin in self._twins(TrialState.COMPLETE):
             self.curve = list(twin.user_attrs[ACCURACIES])
@@ -143,6 +145,7 @@ class Training:
                 self.curve.append(accuracy)
                 self._stop_if_hopeless()
             self.curve = []
+        self._stop_if_hopeless()
         return False
 
     def after_epoch(self, row: Mapping[str, float]) -> None:
@@ -162,14 +165,14 @@ class Training:
         others = [other.accuracy for other in curves_of(self._study, self._task) if other.finished]
         return min(1.0, expected_final(self.curve, others))
 
-    def costs(self) -> tuple[float, ...]:
-        """The objectives of the candidate that are computed."""
-        return known_costs(self._task, self._params)
+    def candidate(self) -> Curve:
+        """What is known of the candidate before any epoch."""
+        return Curve((), known_costs(self._task, self._params), False, self._task.traits(self._params))
 
     def _stop_if_hopeless(self) -> None:
         if self._stopping is None or len(self.curve) == self._task.recipe.epochs:
             return
-        here = Curve(tuple(self.curve), self.costs(), finished=False)
+        here = replace(self.candidate(), accuracy=tuple(self.curve))
         if self._stopping.stops(here, curves_of(self._study, self._task), self._task.recipe.epochs):
             self.stopped = True
             raise Stopped
@@ -187,7 +190,8 @@ def curves_of(study: Study, task: Task) -> list[Curve]:
         Curve(
             tuple(trial.user_attrs[ACCURACIES]),
             known_costs(task, trial.params),
-            finished=trial.state == TrialState.COMPLETE,
+            trial.state == TrialState.COMPLETE,
+            task.traits(trial.params),
         )
         for trial in ended(study)
     ]

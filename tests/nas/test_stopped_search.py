@@ -72,6 +72,19 @@ def test_stopped_trials_tell_what_they_are_and_are_on_no_front(trained: list[int
     assert [state.done for state in told if state.stopped or state.values] == list(range(1, 26))
 
 
+def test_some_candidates_are_not_trained_at_all(trained: list[int]) -> None:
+    told: list[Progress] = []
+    study = stopped_search(sampler="random", stopping=VolumeStopper(0.02), progress=told.append)
+    untrained = [trial for trial in ended(study) if not trial.user_attrs["accuracy_by_epoch"]]
+    assert untrained
+    for trial in untrained:
+        assert trial.state == TrialState.PRUNED
+        assert trial.user_attrs["epochs"] == 0
+        assert "expected_values" not in trial.user_attrs  # nothing was learned for the sampler
+    assert epochs_trained(study) == len(trained)
+    assert sum(state.stopped and state.epoch == 0 for state in told) == len(untrained)
+
+
 @pytest.mark.usefixtures("trained")
 def test_the_front_is_that_of_a_search_that_stops_nothing() -> None:
     whole = stopped_search(sampler="random", stopping=None)
