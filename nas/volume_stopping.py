@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
-from scipy.special import expit, logit, ndtri
+from scipy.special import expit, logit, stdtrit
 
 from nas.curves import Curve
 from nas.pareto import hypervolume, non_dominated
@@ -19,25 +18,20 @@ Floats = npt.NDArray[np.float64]
 ENOUGH = 6  # finished trainings, before which nothing is stopped
 MARGIN = 0.1  # of the range that occurred, from its worst value to the reference: what is best in one cost counts, too
 INSIDE = 0.01  # accuracies are kept as far from 0 and 1 before the logit
+SLOPE, SHRINKAGE = 0.5, 6.0  # prior of the regression: of the last accuracy's coefficient; weight of the prior
+SPREAD, WEIGHT = 0.4, 4.0  # prior of its residual, in logits, and how many trainings that counts for
 LEVELS = (np.arange(16) + 0.5) / 16  # of the quantiles that stand for the final accuracy
-MOST = 400  # accuracies that the final one is foretold from
-
-# Variances, in squared logits, of what makes accuracies differ from the mean curve (see `foretold`).
-LINEAR, SMOOTH, REACH = 0.1, 0.15, 1.5  # what candidates alike have in common; how far apart they still are alike
-LASTING = 0.6  # part of that which holds for all epochs
-OWN, OWN_MOVING = 0.05, 0.05  # of a candidate alone: for all epochs, and with the epoch
-COMMON = 0.1  # of all candidates, against the mean of those that finished
-NOISE, EARLY_NOISE, CALM = 0.04, 0.15, 1.5  # of an epoch; of the first one more, which goes down by e in so many epochs
 
 
 @dataclass(frozen=True)
 class VolumeStopper:
     """Stops a candidate once the hypervolume it is expected to add is a negligible part of the front's.
 
-    Before a training and after each of its epochs the final accuracy is foretold, with its uncertainty, from all curves
-    so far, the exact costs, and what the candidates are (`foretold`). With the costs known the gain in hypervolume
-    follows for any accuracy, and its expectation is compared with the volume of the trials that finished. The reference
-    is somewhat beyond the worst value of each objective that occurred. Nothing is stopped before six have finished.
+    Before a training and after each of its epochs the final accuracy is foretold, with its uncertainty, from the curve
+    so far, the exact costs and what the candidate is (`foretold`), by trainings that finished. With the costs known the
+    gain in hypervolume follows for any accuracy, and its expectation is compared with the volume of the trials that
+    finished. The reference is somewhat beyond the worst value of each objective that occurred. Nothing is stopped
+    before six have finished.
 
     Other than by `FrontStopper`, a candidate is stopped that may still reach the front where it adds next to nothing.
 
@@ -59,7 +53,7 @@ class VolumeStopper:
         finished = [other for other in others if other.finished]
         if len(finished) < ENOUGH or len(curve.accuracy) < self.warmup * epochs:
             return False
-        finals = foretold(curve, others)
+        finals = foretold(curve, finished)
         losses = np.array([_losses(other.accuracy[-1], other) for other in finished])
         costs = np.array([_losses(0.0, other)[1:] for other in (*others, curve)])
         low, high = losses.min(axis=0), losses.max(axis=0)
@@ -75,53 +69,37 @@ class VolumeStopper:
         return {"rule": "volume", **asdict(self)}
 
 
-def foretold(curve: Curve, others: Sequence[Curve]) -> Floats:
+def foretold(curve: Curve, finished: Sequence[Curve]) -> Floats:
     """Quantiles, at the LEVELS, of the accuracy that a training ends with.
 
-    A Gaussian process over candidates and epochs in the logits of accuracies, as in freeze-thaw optimisation (Swersky
-    et al. 2014): the mean curve of the finished trainings, and normal deviations from it that candidates have in common
-    the more alike they are, in the logarithms of their costs and in their traits, and others of each alone; part of
-    both lasts for all epochs, and part changes with the logarithm of the epoch.
+    Bayesian linear regression of the final accuracy's logit on that of the last epoch and its rise over the last epoch,
+    if there are any, on the logarithms of the costs and on the traits, with a conjugate prior: the prediction is a
+    Student t (Gelman et al., "Bayesian Data Analysis", 3rd edition, section 14.8). Before any data, half of a lead is
+    kept to the end.
 
     Args:
         curve: any number of epochs, also none.
-        others: at least one whole training among them, all of the same recipe.
+        finished: at least two whole trainings of the same recipe.
     """
-    distinct = {(other.accuracy, other.costs, other.traits): other for other in others if other.accuracy}
-    trainings = [*distinct.values(), curve]
-    mean = _logit(np.array([other.accuracy for other in trainings[:-1] if other.finished])).mean(axis=0)
-    alike = _alike(np.array([[*np.log(np.maximum(one.costs, 1e-12)), *one.traits] for one in trainings]))
-    seen = [(i, epoch) for i in np.argsort(-alike[-1], kind="stable") for epoch in _looked_at(trainings[i])][:MOST]
-    last, final = len(trainings) - 1, len(mean)
-    owner, epoch = np.array([*seen, (last, final)]).T
-    accuracy = np.array([trainings[i].accuracy[e - 1] for i, e in seen])
-    surprise = _logit(accuracy) - mean[epoch[:-1] - 1]
-    moving = np.exp(-(np.log(epoch[:, None] / epoch) ** 2) / 2)
-    covariance = alike[np.ix_(owner, owner)] * (LASTING + (1 - LASTING) * moving)
-    covariance += (owner[:, None] == owner) * (OWN + OWN_MOVING * moving) + COMMON
-    covariance += np.diag(NOISE + EARLY_NOISE * np.exp((1 - epoch) / CALM))
-    known, here = cho_factor(covariance[:-1, :-1], lower=True), covariance[-1, :-1]
-    centre = mean[-1] + here @ cho_solve(known, surprise)
-    spread = np.sqrt(covariance[-1, -1] - here @ cho_solve(known, here))
-    quantiles: Floats = expit(centre + spread * ndtri(LEVELS))
+    epoch = len(curve.accuracy)
+    rows = np.array([_features(one, epoch) for one in (*finished, curve)])
+    targets = _logit(np.array([one.accuracy[-1] for one in finished]))
+    centre, scale = rows[:-1].mean(axis=0), rows[:-1].std(axis=0)
+    rows = (rows - centre) / np.where(scale > 1e-12, scale, 1.0)
+    prior = np.zeros(rows.shape[1])
+    prior[:1] = SLOPE * scale[:1] if epoch else 0.0
+    known, here, count = rows[:-1], rows[-1], len(finished)
+    precision = known.T @ known + SHRINKAGE * np.eye(len(prior))
+    surprise = targets - targets.mean() - known @ prior
+    change = np.linalg.solve(precision, known.T @ surprise)
+    residual = surprise - known @ change
+    freedom = count - 1 + WEIGHT
+    squares = residual @ residual + SHRINKAGE * change @ change + WEIGHT * SPREAD**2
+    leverage = 1 + 1 / count + here @ np.linalg.solve(precision, here)
+    centre_here = targets.mean() + here @ (prior + change)
+    spread = np.sqrt(squares / freedom * leverage)
+    quantiles: Floats = expit(centre_here + spread * stdtrit(freedom, LEVELS))
     return quantiles
-
-
-def _alike(what: Floats) -> Floats:
-    """Covariance of candidates by what is known of them, (candidates, numbers): linear, and a Matern 3/2."""
-    scale = what.std(axis=0)
-    rows = (what - what.mean(axis=0)) / np.where(scale > 1e-12, scale, 1.0)
-    count = max(1, rows.shape[1])
-    apart = np.sqrt(3 * ((rows[:, None] - rows) ** 2).sum(axis=-1) / count) / REACH
-    found: Floats = LINEAR * (rows @ rows.T) / count + SMOOTH * (1 + apart) * np.exp(-apart)
-    return found
-
-
-def _looked_at(curve: Curve) -> list[int]:
-    """The epochs of a curve that tell about all it does: two each time their number doubles, and the last."""
-    count = len(curve.accuracy)
-    spaced = {round(2 ** (half / 2)) for half in range(2 * count.bit_length())}
-    return sorted({epoch for epoch in spaced if epoch < count} | ({count} if count else set()))
 
 
 def expected_gain(finals: Floats, costs: Floats, losses: Floats, reference: Floats) -> tuple[float, float]:
@@ -152,6 +130,12 @@ def expected_gain(finals: Floats, costs: Floats, losses: Floats, reference: Floa
 def _losses(accuracy: float, curve: Curve) -> list[float]:
     """Minus accuracy, then the costs; one that is the same for all where there is none."""
     return [-accuracy, *(curve.costs or (0.0,))]
+
+
+def _features(curve: Curve, epoch: int) -> list[float]:
+    reached = _logit(np.array(curve.accuracy[max(0, epoch - 2) : epoch]))
+    lead = [reached[-1], reached[-1] - reached[0]] if epoch else []
+    return [*lead, *np.log(np.maximum(curve.costs, 1e-12)), *curve.traits]
 
 
 def _logit(accuracy: Floats) -> Floats:
