@@ -13,6 +13,7 @@ from fifo_sim.graph import Graph, bytes_of
 from fifo_sim.hardware import Hardware
 from fifo_sim.weight_streams import Stream, streamable, with_streams
 from vit.errors import InputError
+from vit.solver import milp
 
 ITEMS = ("weights", "fifos", "residuals", "kv", "lines", "double buffers", "working tiles")
 PIECES = (1, 4, 8, 16)  # least chunks of a layer, tried in turn; two chunks are on chip
@@ -138,7 +139,7 @@ def least_traffic(streams: Sequence[Stream], goal: int) -> list[Stream]:
     saved = np.array([stream.saved_bytes for stream in streams])
     if saved.sum() <= goal:
         return list(streams)
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.optimize import Bounds, LinearConstraint
 
     traffic = np.array([stream.traffic_bits for stream in streams], dtype=np.float64)
     found = milp(

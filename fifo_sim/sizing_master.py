@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fifo_sim.pattern import Ints
 from fifo_sim.sizing_cuts import Cut, Sum
+from vit.solver import milp
 
 ROUNDING = 1e-6  # HiGHS is exact to about this, relative to the bound
 
@@ -53,7 +54,7 @@ class Master:
         cuts = dict.fromkeys(_simplified(sums, self.lower) for sums in open_)
         if not cuts:
             return self.lower.copy(), base
-        from scipy.optimize import Bounds, LinearConstraint, milp
+        from scipy.optimize import Bounds, LinearConstraint
 
         program = _Program(len(self.weights), self.lower, cuts)
         scale = int(np.gcd.reduce(self.weights))

@@ -17,6 +17,7 @@ from quant.qat import is_prepared, quantisable_layers
 from quant.scales import from_bfloat16, to_bfloat16, weight_scale
 from vit.errors import InputError
 from vit.masks import get_mask
+from vit.solver import milp
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def assign_schemes(
     if least > budget:
         raise InputError("budget", budget, f"at least {least:g}, what the cheapest scheme of every layer costs")
     chosen = _best(rows, budget - least, {row: cost(row) - cost(cheapest[row.layer]) for row in table})
-    if sum(map(cost, chosen.values())) > budget:  # by a tolerance of the solver
+    if chosen is None or sum(map(cost, chosen.values())) > budget:  # by a tolerance of the solver
         chosen = cheapest
     while True:
         spent = sum(map(cost, chosen.values()))
@@ -115,14 +116,15 @@ def assign_schemes(
 
 def _best(
     rows: Mapping[str, Sequence[Sensitivity]], left: float, extra: Mapping[Sensitivity, float]
-) -> dict[str, Sensitivity]:
+) -> dict[str, Sensitivity] | None:
     """A row for each layer whose extra costs add up to what is left, at the most, of least divergence."""
     import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.optimize import Bounds, LinearConstraint
 
     items = [row for options in rows.values() for row in options]
     one_each = np.array([[row.layer == layer for row in items] for layer in rows], dtype=float)
     costs, divergences = (np.array(v) for v in ([extra[row] for row in items], [row.divergence for row in items]))
+    left = min(left, sum(max(extra[row] for row in options) for options in rows.values()))
     scale = max(left, float(costs.max()), 1e-300)
     found = milp(
         divergences / max(float(divergences.max()), 1e-300),
@@ -131,6 +133,8 @@ def _best(
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 0.0},
     )
+    if found.x is None:
+        return None
     return {row.layer: row for row, share in zip(items, found.x, strict=True) if share > 0.5}
 
 

@@ -6,8 +6,9 @@ import copy
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 from fifo_sim import Hardware, lower
 from quant import assign_schemes, sensitivity
 from quant.config import FLOAT, QuantConfig, fits
+from quant.level_sets import SCHEMES as KNOWN
 from quant.level_sets import bits_of
-from quant.mixed import Sensitivity
+from quant.mixed import Sensitivity, total_divergence
 from quant.qat import quantisable_layers
 from tilevit.model_file import ACTIVATIONS, WEIGHTS
-from vit.errors import InputError, require_float
+from vit.errors import InputError, require_choice, require_float
 from vit.files import toml_line
 from vit.layers import FLOAT_BITS
 
@@ -80,12 +82,21 @@ def mixture(
         InputError: what `within_bytes`, `within_energy` and `require_one_budget` refuse.
     """
     require_one_budget(budget_kib, budget_nj)
+    require_schemes(SCHEMES if schemes is None else schemes)
     if budget_kib is not None:
         return within_bytes(network, images, schemes or SCHEMES, budget_kib, config.skip)
     if budget_nj is not None:
         energies = Energies(network, hardware or MACHINE, config.activations)
         return within_energy(network, images, schemes or SCHEMES, budget_nj, energies, config.skip)
     return None
+
+
+def require_schemes(schemes: Sequence[str]) -> None:
+    """Raise an InputError unless these are schemes, at least one and each once."""
+    for scheme in schemes:
+        require_choice("schemes", scheme, KNOWN)
+    if not schemes or len(set(schemes)) < len(schemes):
+        raise InputError("schemes", list(schemes), "one scheme or more, each once")
 
 
 def require_one_budget(budget_kib: float | None, budget_nj: float | None) -> None:
@@ -139,7 +150,7 @@ def within_bytes(
     table = _judged(network, images, schemes, skip)
     least = sum(min(row.bytes for row in table if row.layer == name) for name in _layers(table)) / KIB
     if budget_kib < least:
-        raise InputError("budget_kib", budget_kib, f"at least {least:.4g}, what the smallest schemes take")
+        raise InputError("budget_kib", budget_kib, f"at least {_above(least)}, what the smallest schemes take")
     chosen = assign_schemes(table, budget_kib * KIB)
     return Mixture(chosen, table, sum(row.bytes for row in table if chosen[row.layer] == row.scheme) / KIB, "kib")
 
@@ -155,7 +166,8 @@ def within_energy(
     """Schemes with which an image takes at most `budget_nj`, all layers together and everything else.
 
     A layer's part is what the network takes more where this layer alone has another scheme than all others. Where the
-    parts do not add up, as where there is room on chip for a layer that had none, the network as a whole counts.
+    parts do not add up, as where there is room on chip for a layer that had none, the network as a whole counts: what
+    is chosen keeps the budget and cannot be bettered in one layer, but need not be the best there is.
 
     Raises:
         InputError: an unknown scheme, or a budget below what the most frugal schemes take.
@@ -167,19 +179,41 @@ def within_energy(
     frugal = {name: min((extra[name, scheme], scheme) for scheme in schemes)[1] for name in start}
     least = energies(frugal)
     if least > budget_nj:
-        raise InputError("budget_nj", budget_nj, f"at least {least:.4g}, what the most frugal schemes take")
-    found, low, high = frugal, sum(extra[item] for item in frugal.items()), budget_nj - base
-    limit = high
+        raise InputError("budget_nj", budget_nj, f"at least {_above(least)}, what the most frugal schemes take")
+    low, high = sum(extra[item] for item in frugal.items()), budget_nj - base
+    best, limit = frugal, high
     for _ in range(ROUNDS):
         chosen = assign_schemes(table, max(low, limit), lambda row: extra[row.layer, row.scheme])
         if energies(chosen) <= budget_nj:
-            found, low = chosen, limit
+            best, low = chosen, limit
         else:
             high = limit
         if low >= high:
             break
         limit = (low + high) / 2
-    return Mixture(found, table, energies(found), "nj")
+    starts = [best, *(dict.fromkeys(start, scheme) for scheme in schemes), assign_schemes(table, math.inf)]
+    within = [chosen for chosen in starts if energies(chosen) <= budget_nj]
+    best = min(
+        (_improved(chosen, table, budget_nj, energies) for chosen in within), key=partial(total_divergence, table)
+    )
+    return Mixture(best, table, energies(best), "nj")
+
+
+def _improved(
+    chosen: dict[str, str],
+    table: Sequence[Sensitivity],
+    budget_nj: float,
+    energies: Callable[[Mapping[str, str]], float],
+) -> dict[str, str]:
+    """The schemes after changes of one layer at a time, the best first, that are within the budget as a whole."""
+    held = {row.layer: row.divergence for row in table if chosen[row.layer] == row.scheme}
+    for row in sorted(table, key=lambda row: row.divergence - held[row.layer]):
+        if row.divergence >= held[row.layer]:
+            return chosen
+        changed = {**chosen, row.layer: row.scheme}
+        if energies(changed) <= budget_nj:
+            return _improved(changed, table, budget_nj, energies)
+    return chosen
 
 
 def _judged(network: nn.Module, images: Tensor, schemes: Sequence[str], skip: Sequence[str]) -> tuple[Sensitivity, ...]:
@@ -189,6 +223,11 @@ def _judged(network: nn.Module, images: Tensor, schemes: Sequence[str], skip: Se
     if not kept:
         raise InputError("skip", list(skip), "patterns that leave at least one layer to quantise")
     return kept
+
+
+def _above(value: float) -> str:
+    """Three digits behind the point, rounded up."""
+    return f"{math.ceil(1000 * value) / 1000:g}"
 
 
 def _layers(table: Sequence[Sensitivity]) -> list[str]:

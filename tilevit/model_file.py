@@ -49,6 +49,10 @@ def quantisation_of(path: str | Path) -> QuantConfig | None:
         InputError: an unknown scheme or width, or activations without [weights].
     """
     weights, tables = _table(path, WEIGHTS), _tables(path)
+    for pattern, scheme in weights.items():
+        if isinstance(scheme, Mapping):
+            hint = f'a pattern with points stands in quotes: "{pattern}.{next(iter(scheme), "*")}" = ...'
+            raise InputError(f"weights.{pattern}", dict(scheme), "a scheme for a pattern of layers", hint)
     if weights:
         return QuantConfig(weights, **{key: tables[key] for key in (ACTIVATIONS,) if key in tables})
     if ACTIVATIONS in tables:

@@ -168,7 +168,7 @@ def qat(
     """Quantisation-aware training, then the packed model of the integer engine, beside the checkpoint.
 
     With a budget, of the weights' codes or of energy on `hardware`, the scheme of each layer is chosen for it out of
-    `schemes`, in place of `weights`; sensitivity.csv and schemes.toml in `at.out` say how.
+    `schemes`, in place of `weights`; sensitivity.csv and schemes.toml beside the checkpoint say how.
     """
     config = QuantConfig(weights=weights, activations=activations, probabilities=probabilities, skip=tuple(skip or ()))
     network = _network(at, model)
@@ -183,14 +183,18 @@ def qat(
     )
     if mixed is not None:
         config = replace(config, weights=mixed.schemes)
-        write_text(at.out / "sensitivity.csv", mixed.to_csv())
-        write_text(at.out / "schemes.toml", mixed.to_toml(activations))
     prepared = prepare_qat(network, config, calibration=images)
     result = _retrained(prepared, at, retraining_table(recipe, epochs, lr, AFTER_QUANTISING), save=save_qat)
     packed, file = convert(prepared, mean=data.mean, std=data.std), packed_file(at)
     packed.save(file)
     result |= {"packed": str(file), "packed_bytes": file.stat().st_size}
-    if mixed is not None:
+    report, table = (beside(at, name) for name in ("schemes.toml", "sensitivity.csv"))
+    if mixed is None:
+        report.unlink(missing_ok=True)
+        table.unlink(missing_ok=True)
+    else:
+        write_text(report, mixed.to_toml(activations))
+        write_text(table, mixed.to_csv())
         result |= {"schemes": mixed.schemes, f"spent_{mixed.unit}": mixed.spent}
     result["packed_val_accuracy"], _ = packed_accuracy(packed, at.data.val)
     return result
@@ -241,10 +245,15 @@ def profile(
     return told
 
 
-def packed_file(at: Place) -> Path:
-    """Where `qat` leaves the packed model: packed.safetensors beside model.safetensors, else X_packed.safetensors."""
+def beside(at: Place, name: str) -> Path:
+    """A file beside the checkpoint: of this name beside model.safetensors, else X_name beside X.safetensors."""
     stem = at.latest.stem
-    return at.latest.with_name("packed.safetensors" if stem == "model" else f"{stem}_packed.safetensors")
+    return at.latest.with_name(name if stem == "model" else f"{stem}_{name}")
+
+
+def packed_file(at: Place) -> Path:
+    """Where `qat` leaves the packed model."""
+    return beside(at, "packed.safetensors")
 
 
 def _network(at: Place, model: Spec) -> nn.Module:

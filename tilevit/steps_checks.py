@@ -14,9 +14,8 @@ from prune.magnitude import require_target
 from prune.nm import require_pattern
 from prune.structured import require_cut
 from quant import QuantConfig
-from quant.level_sets import SCHEMES
 from quant.onnx_quantiser import METHODS
-from tilevit.mixed_precision import require_one_budget
+from tilevit.mixed_precision import require_one_budget, require_schemes
 from tilevit.training import recipe_table, retraining_table
 from vit.distillation import Terms
 from vit.errors import InputError, require_choice, require_int
@@ -95,8 +94,8 @@ def _check_qat(options: Options) -> None:
     names = ("weights", "activations", "probabilities")
     QuantConfig(**{name: options[name] for name in names}, skip=tuple(options["skip"] or ()))
     require_one_budget(options["budget_kib"], options["budget_nj"])
-    for scheme in options["schemes"] or ():
-        require_choice("schemes", scheme, SCHEMES)
+    if options["schemes"] is not None:
+        require_schemes(options["schemes"])
     if options["hardware"] is not None:
         Hardware.load(options["hardware"])
     _check_retraining(options)

@@ -3,12 +3,15 @@
 import csv
 import json
 import tomllib
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from fifo_sim import lower
-from quant import PackedModel, QuantConfig, load_qat, prepare_qat
+from fifo_sim import Hardware, lower
+from quant import PackedModel, QuantConfig, load_qat, prepare_qat, sensitivity
+from quant.mixed import total_divergence
 from tests.quant.models import float_model, images
 from tilevit.cli import _exit_code
 from tilevit.mixed_precision import Energies, within_energy
@@ -56,6 +59,16 @@ def test_a_budget_of_bytes_is_kept_by_what_is_packed(qat, tmp_path) -> None:
     assert load_qat(again["checkpoint"])[0].quant_config.weights == told["schemes"]
 
 
+def test_what_is_refused_leaves_what_was_there_and_another_run_takes_it_away(qat, checkpoint, tmp_path, capsys) -> None:
+    qat("--budget-kib", 2)
+    there = {name: (tmp_path / name).read_text() for name in ("schemes.toml", "sensitivity.csv")}
+    command = ["qat", checkpoint, "--budget-kib", 1.5, "--epochs", 1, "--lr", -1, "--out", tmp_path]
+    assert _exit_code([str(part) for part in command]) == 2
+    assert {name: (tmp_path / name).read_text() for name in there} == there
+    qat("--weights", "int6")
+    assert not any((tmp_path / name).exists() for name in there)
+
+
 def test_layers_that_are_skipped_are_not_counted(qat) -> None:
     told = qat("--budget-kib", 1000, "--skip", "head", "--skip", "blocks.*.mlp")
     assert not {"head", "blocks.0.mlp.fc1"} & told["schemes"].keys()
@@ -88,6 +101,35 @@ def test_energies_that_do_not_add_up_are_kept_as_a_whole() -> None:
 
     found = within_energy(network, _images(), ["pot4", "int8"], 14.0, jumping)
     assert found.spent == jumping(found.schemes) == 12.0
+    everything = within_energy(network, _images(), ["pot4", "int8"], 22.0, jumping)
+    assert set(everything.schemes.values()) == {"int8"}
+
+
+def test_where_room_on_chip_decides_no_change_of_one_layer_is_better() -> None:
+    """Some of the weights fit, and which do changes with the widths of the others."""
+    network = float_model(**SMALL)
+    machine = replace(Hardware.preset("ultra96"), sram_kib=20.0, dram_chunk_kib=0.25)
+    energies, schemes = Energies(network, machine, "int8"), ["pot4", "apot6", "int8"]
+    table = sensitivity(network, _images(), schemes)
+    whole = [energies(dict.fromkeys({row.layer for row in table}, scheme)) for scheme in schemes]
+    assert whole != sorted(whole) or max(whole) > 1.2 * min(whole)
+    for budget in np.linspace(min(whole), max(whole), 5):
+        found = within_energy(network, _images(), schemes, float(budget), energies)
+        held = total_divergence(table, found.schemes)
+        assert found.spent <= budget
+        for row in table:
+            changed = {**found.schemes, row.layer: row.scheme}
+            assert total_divergence(table, changed) >= held or energies(changed) > budget
+        for scheme, spent in zip(schemes, whole, strict=True):
+            assert spent > budget or total_divergence(table, dict.fromkeys(found.schemes, scheme)) >= held
+
+
+def test_a_budget_below_the_least_is_refused() -> None:
+    network = float_model(**SMALL)
+
+    def jumping(schemes) -> float:
+        return 10.0 + sum(scheme == "int8" for scheme in schemes.values())
+
     with pytest.raises(InputError, match=r"budget_nj = 9\.0: allowed is at least 10"):
         within_energy(network, _images(), ["pot4", "int8"], 9.0, jumping)
 
@@ -101,6 +143,7 @@ def test_energies_that_do_not_add_up_are_kept_as_a_whole() -> None:
         (["--budget-kib", 9, "--skip", "*"], "leave at least one layer"),
         (["--budget-kib", 9, "--budget-nj", 9], "left out beside budget_kib"),
         (["--budget-kib", 9, "--schemes", "pot5"], "did you mean"),
+        (["--budget-kib", 9, "--schemes", "pot4,int8,pot4"], "one scheme or more, each once"),
         (["--budget-kib", 9, "--weights", "pot4"], "left out beside budget_kib"),
         (["--schemes", "pot4"], "left out without budget_kib or budget_nj"),
         (["--budget-kib", 9, "--hardware", "zcu104"], "left out without budget_nj"),

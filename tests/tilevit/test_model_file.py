@@ -107,6 +107,9 @@ def test_activations_without_weights_are_refused(best, run):
     best.write_text(f'activations = "int6"\n{WINNER}')
     _, err = run("simulate", best, code=2)
     assert "activations = 'int6': allowed is left out without a table [weights]" in err
+    best.write_text(f'{WINNER}[weights]\nblocks.0.mlp = "int8"\n')
+    _, err = run("simulate", best, code=2)
+    assert 'a pattern with points stands in quotes: "blocks.0" = ...' in err
     best.write_text(f'{WINNER}[weights]\nheads = "int8"\n')
     _, err = run("simulate", best, code=2)
     assert "weights = 'heads': allowed is patterns that fit a layer; did you mean 'head'?" in err
