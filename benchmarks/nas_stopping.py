@@ -27,7 +27,7 @@ from nas.pool import Encoder
 from nas.stopping import best_rival
 from nas.storage import STUDY, open_place
 
-RULES: dict[str, Stopper] = {f"volume, price {price:.2%}": VolumeStopper(price) for price in (0.0005, 0.001, 0.002)}
+RULES: dict[str, Stopper] = {f"volume, price {price:.1%}": VolumeStopper(price) for price in (0.001, 0.002, 0.003)}
 RULES |= {f"front, confidence {c}": FrontStopper(c) for c in (0.8, 0.9)}
 RULES |= {"halving, factor 3": Halving()}
 

@@ -20,13 +20,13 @@ from quant.level_sets import SCHEMES as KNOWN
 from quant.level_sets import bits_of
 from quant.mixed import Sensitivity, total_divergence
 from quant.qat import quantisable_layers
+from tilevit.metrics import MACHINE
 from tilevit.model_file import ACTIVATIONS, WEIGHTS
 from vit.errors import InputError, require_choice, require_float
 from vit.files import toml_line
 from vit.layers import FLOAT_BITS
 
 SCHEMES = ("pot4", "apot4", "apot6", "int8")  # that a budget is spent on, unless told otherwise
-MACHINE = "zcu104"  # whose energy it is, unless told otherwise
 ROUNDS = 12  # of choosing anew where energies of single layers do not add up
 KIB, NANOJOULE = 1024, 1000
 
@@ -79,15 +79,16 @@ def mixture(
         schemes, hardware: SCHEMES and MACHINE where they are None.
 
     Raises:
-        InputError: what `within_bytes`, `within_energy` and `require_one_budget` refuse.
+        InputError: what `within_bytes`, `within_energy`, `require_one_budget` and `require_schemes` refuse.
     """
     require_one_budget(budget_kib, budget_nj)
-    require_schemes(SCHEMES if schemes is None else schemes)
+    schemes = SCHEMES if schemes is None else schemes
+    require_schemes(schemes)
     if budget_kib is not None:
-        return within_bytes(network, images, schemes or SCHEMES, budget_kib, config.skip)
+        return within_bytes(network, images, schemes, budget_kib, config.skip)
     if budget_nj is not None:
         energies = Energies(network, hardware or MACHINE, config.activations)
-        return within_energy(network, images, schemes or SCHEMES, budget_nj, energies, config.skip)
+        return within_energy(network, images, schemes, budget_nj, energies, config.skip)
     return None
 
 

@@ -21,8 +21,9 @@ def milp(*arguments: Any, **options: Any) -> Any:
 def _stdout_aside() -> Iterator[None]:
     """Within the block the process's standard output is its standard error, for libraries in C, too."""
     try:
+        os.fstat(2)
         kept = os.dup(1)
-    except OSError:  # there is none
+    except OSError:  # one of them is closed
         yield
         return
     try:
