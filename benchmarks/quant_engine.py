@@ -94,9 +94,9 @@ def product_sides(rows: int, inner: int, columns: int) -> dict[str, Callable[[],
     x, w = (random.normal(size=shape).astype(np.float32) for shape in ((rows, inner), (columns, inner)))
     codes, tables = encode(w, 0.05, "pot4"), level_set("pot4")
     weights = gemm.arrange(tables.by_code[codes], -128, 127, codes=codes, table=tables.by_code)
-    scale, bias = np.full(columns, 0.001, np.float32), np.zeros(columns, np.float32)
-    whole, sums = weights.room(rows)
-    kernel: Any = gemm._SUMS[weights.path]
+    layer = gemm.Layer(weights, np.float32(0.02), np.full(columns, 0.001, np.float32), np.zeros(columns, np.float32))
+    whole, sums = np.zeros((rows, inner), np.uint8), np.empty((rows, columns), np.int32)  # as the kernel wants them
+    plain, (*_, tile) = tuple(weights), gemm.room([layer], rows)
     x_torch, w_torch = torch.from_numpy(x), torch.from_numpy(w)
     a8, w8 = (
         torch.randint(-128, 128, (rows, inner)).to(torch.int8),
@@ -104,10 +104,10 @@ def product_sides(rows: int, inner: int, columns: int) -> dict[str, Callable[[],
     )
     nbits = matmul_nbits(inner, columns)
     return {
-        "engine": lambda: gemm.linear(x, np.float32(0.02), weights, scale, bias),
+        "engine": lambda: gemm.linear(x, layer),
         "torch float32": lambda: torch.nn.functional.linear(x_torch, w_torch),
         "MatMulNBits": lambda: nbits.run(None, {"x": x}),
-        "engine, whole numbers": lambda: kernel(weights.kind, whole, weights.data, weights.table, sums),
+        "engine, whole numbers": lambda: gemm.multiply(whole, plain, tile, sums),
         "torch._int_mm": lambda: torch._int_mm(a8, w8),
     }
 

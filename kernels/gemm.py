@@ -5,7 +5,7 @@ Four paths with one result, chosen from the CPU's features or by the environment
     vnni512   vpdpbusd on 8-bit values, 64 at a time (AVX-512 VNNI)
     vnni      the same, 32 at a time (AVX-VNNI, or AVX-512 VNNI with VL)
     avx2      vpmaddubsw and vpmaddwd on 8-bit values where every |weight| <= 64, else vpmaddwd on 16-bit values
-    portable  plain loops that numba compiles for any CPU
+    portable  plain vector operations on 16-bit values, for any CPU
 
 The weights of a layer lie in tiles of 16 columns. A tile is a sequence of steps over the inner dimension, each 4 values
 (8-bit) or 2 (16-bit) of each column, the columns side by side; 4-bit codes take half a byte, those of columns 0 to 7
@@ -16,69 +16,71 @@ vnni512 the inner dimension to whole turns of its loop.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import binding
-from numba import config as numba_config
 from numpy.typing import NDArray
 
-from kernels import x86
 from kernels.compiled import kept
+from kernels.cpu import AVX2, PATHS, PORTABLE, can_take
 from kernels.pot import round_clip
+from kernels.tiles import BYTES, COLUMNS, FOUR_BIT, INSTRUCTIONS, WORDS, product
 
 F32 = NDArray[np.float32]
 
-PATHS = ("vnni512", "vnni", "avx2", "portable")
 VARIABLE = "TILEVIT_KERNELS"
 PANEL = 64  # rows worked on at a time: their codes and sums stay in the second-level cache
-BYTES, FOUR_BIT, WORDS = 0, 1, 2
 
 
-@dataclass(frozen=True, eq=False)
-class Weights:
+class Weights(NamedTuple):
     """A layer's weights as its kernel wants them.
 
     Attributes:
-        path: one of PATHS.
+        path: index into PATHS.
         kind: BYTES, FOUR_BIT or WORDS.
-        data: the tiles, uint8; for "portable" the levels (inner, columns), int8.
+        data: the tiles, uint8.
         table: 16 levels by 4-bit code, int8; zeros where the weights are no codes.
         offsets: what to take off each column's sum, int32, because `shift` was added to every activation.
+        inner, columns: values of a row of activations, and of the result.
+        stride: activations of a row as the kernel reads it, padded.
         low, high: range of the activations' whole numbers.
+        shift: what is added to an activation's whole number, so that it fits a byte without sign.
     """
 
-    path: str
+    path: int
     kind: int
-    data: NDArray[Any]
+    data: NDArray[np.uint8]
     table: NDArray[np.int8]
     offsets: NDArray[np.int32]
     inner: int
     columns: int
+    stride: int
     low: int
     high: int
+    shift: int
 
-    @property
-    def shift(self) -> int:
-        """What is added to an activation's whole number, so that it fits a byte without sign."""
-        return 128 if self.low < 0 and self.kind != WORDS else 0
 
-    def room(self, rows: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
-        """Arrays for the codes and the sums of that many rows, padded as the kernel wants them."""
-        turn = _turn(self.path, self.kind)
-        codes = np.zeros((rows, -(-self.inner // turn) * turn), np.int16 if self.kind == WORDS else np.uint8)
-        return codes, np.empty((rows, -(-self.columns // 16) * 16), np.int32)
+class Layer(NamedTuple):
+    """A linear layer: float32(codes(x / x_scale) @ weights) * scale + bias.
+
+    Attributes:
+        weights: as `arrange` gives them.
+        x_scale: what one whole number of the activations counts.
+        scale, bias: float32 (columns,).
+    """
+
+    weights: Weights
+    x_scale: np.float32
+    scale: F32
+    bias: F32
 
 
 def supported() -> tuple[str, ...]:
     """The paths that this CPU can take, best first."""
-    features = _host_features()
-    has_vnni = bool(features.get("avxvnni") or (features.get("avx512vnni") and features.get("avx512vl")))
-    has_512 = bool(features.get("avx512vnni") and features.get("avx512bw"))
-    able = {"vnni512": has_512, "vnni": has_vnni, "avx2": bool(features.get("avx2")), "portable": True}
-    return tuple(path for path in PATHS if able[path] and (path == "portable" or _is_exact(path)))
+    able = [path for i, path in enumerate(PATHS) if can_take(i)]
+    return tuple(path for path in able if path == PATHS[PORTABLE] or _is_exact(path))
 
 
 @cache
@@ -123,213 +125,122 @@ def arrange(
         codes, table: the same weights as 4-bit codes (out, inner) and the 16 levels these stand for, if there are such.
         path: one of PATHS; by default `chosen_path()`.
     """
-    path = path or chosen_path()
+    taken = PATHS.index(path or chosen_path())
     columns, inner = levels.shape
     table4 = np.zeros(16, np.int8) if table is None else table.astype(np.int8)
-    if path == "portable":
-        kind, data = WORDS, np.ascontiguousarray(_padded(levels.astype(np.int8), 16, 2).T)
-    elif path == "avx2" and np.abs(levels).max(initial=0) > 64:
-        kind, data = WORDS, _tiles(levels.astype(np.int16), 2, _turn(path, WORDS))
-    elif codes is None or table is None:
-        kind, data = BYTES, _tiles(levels.astype(np.int8), 4, _turn(path, BYTES))
+    if taken == PORTABLE or (taken == AVX2 and np.abs(levels).max(initial=0) > 64):
+        kind, turn = WORDS, 2
     else:
-        steps = _tiles(codes, 4, _turn(path, FOUR_BIT)).reshape(-1, 2, 32)
-        kind, data = FOUR_BIT, (steps[:, 0] | steps[:, 1] << np.uint8(4)).reshape(-1)
-    offsets = (levels.sum(1) * (128 if low < 0 and kind != WORDS else 0)).astype(np.int32)
-    return Weights(path, kind, data, table4, offsets, inner, columns, low, high)
+        kind, turn = BYTES if codes is None or table is None else FOUR_BIT, 4
+    turn *= INSTRUCTIONS[taken, WORDS if kind == WORDS else BYTES].unrolled
+    if kind == WORDS:
+        data = _tiles(levels.astype(np.int16), 2, turn)
+    elif codes is None or kind == BYTES:
+        data = _tiles(levels.astype(np.int8), 4, turn)
+    else:
+        steps = _tiles(codes, 4, turn).reshape(-1, 2, 32)
+        data = (steps[:, 0] | steps[:, 1] << np.uint8(4)).reshape(-1)
+    shift = 128 if low < 0 and kind != WORDS else 0
+    offsets = (levels.sum(1) * shift).astype(np.int32)
+    stride = -(-inner // turn) * turn
+    return Weights(taken, kind, data, table4, offsets, inner, columns, stride, low, high, shift)
 
 
-def linear(x: F32, x_scale: np.float32, weights: Weights, scale: F32, bias: F32, out: F32 | None = None) -> F32:
-    """float32(codes(x) @ weights) * scale + bias, (rows, inner) -> (rows, columns): exact sums, then two roundings.
-    In `out` if given."""
-    w = weights
-    out = np.empty((x.shape[0], weights.columns), np.float32) if out is None else out
-    codes, sums = w.room(min(PANEL, len(x)))
-    kernel: Any = _LINEAR[w.path]
-    kernel(w.kind, x, x_scale, w.low, w.high, w.shift, w.data, w.table, w.offsets, scale, bias, codes, sums, out)
+# Arrays that `linear` works in, flat: for the codes of a panel of rows, its sums, and a tile of decoded weights.
+Room = tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]
+
+
+def room(layers: Iterable[Layer], rows: int) -> Room:
+    """For any of these layers on up to that many rows."""
+    panel, weights = min(PANEL, rows), [layer.weights for layer in layers]
+    longest = max((one.stride * (2 if one.kind == WORDS else 1) for one in weights), default=0)
+    sums = np.empty(panel * max(map(_width, weights), default=0), np.int32)
+    return np.empty(panel * longest, np.uint8), sums, np.empty(COLUMNS * longest, np.uint8)
+
+
+def linear(x: F32, layer: Layer, out: F32 | None = None, within: Room | None = None) -> F32:
+    """A layer of whole rows, (rows, inner) -> (rows, columns): exact sums, then two roundings.
+
+    Args:
+        out, within: what to write to and to work in, if they are there; fresh memory costs as much as a small product.
+    """
+    out = np.empty((x.shape[0], layer.weights.columns), np.float32) if out is None else out
+    plain = (tuple(layer.weights), *layer[1:])  # numba takes half as long to tell the type of plain tuples
+    _linear(x, plain, within or room([layer], len(x)), out)
     return out
 
 
 def matmul(a: NDArray[np.integer[Any]], weights: Weights) -> NDArray[np.int32]:
     """The accumulators alone: activations' whole numbers (rows, inner) @ weights, int32."""
-    codes, sums = weights.room(len(a))
+    codes = np.zeros((len(a), weights.stride), np.int16 if weights.kind == WORDS else np.uint8)
     codes[:, : weights.inner] = a + weights.shift
-    kernel: Any = _SUMS[weights.path]
-    kernel(weights.kind, codes, weights.data, weights.table, sums)
+    sums = np.empty((len(a), _width(weights)), np.int32)
+    multiply(codes, tuple(weights), np.empty(COLUMNS * weights.stride, np.uint8), sums)
     found: NDArray[np.int32] = sums[:, : weights.columns] - weights.offsets
     return found
 
 
-def _padded(values: NDArray[Any], columns: int, inner: int) -> NDArray[Any]:
-    """(out, inner) with zeros up to whole multiples."""
-    found = np.zeros((-(-values.shape[0] // columns) * columns, -(-values.shape[1] // inner) * inner), values.dtype)
-    found[: values.shape[0], : values.shape[1]] = values
-    return found
-
-
-def _turn(path: str, kind: int) -> int:
-    """Values of the inner dimension that a turn of the path's loop takes."""
-    return (2 if kind == WORDS else 4) * (x86.UNROLLED if path == "vnni512" else 1)
+def _width(weights: Weights) -> int:
+    """Columns of the sums: in whole tiles."""
+    return -(-weights.columns // COLUMNS) * COLUMNS
 
 
 def _tiles(values: NDArray[Any], group: int, turn: int) -> NDArray[np.uint8]:
     """(out, inner) as tiles of 16 columns by steps of `group` values, a multiple of `turn` values, flat bytes."""
-    padded = _padded(values, 16, turn)
-    cut = padded.reshape(-1, 16, padded.shape[1] // group, group)
+    columns, inner = (-(-size // whole) * whole for size, whole in zip(values.shape, (COLUMNS, turn), strict=True))
+    padded = np.zeros((columns, inner), values.dtype)
+    padded[: values.shape[0], : values.shape[1]] = values
+    cut = padded.reshape(-1, COLUMNS, inner // group, group)
     return np.ascontiguousarray(cut.transpose(0, 2, 1, 3)).reshape(-1).view(np.uint8)
 
 
-@kept()
-def _sums_portable(kind, a, data, table, sums):  # type: ignore[no-untyped-def]
-    rows, inner = a.shape
-    columns = data.shape[1]
-    for i in range(rows):
-        sums[i] = 0
-        for k in range(inner):
-            value = np.int32(a[i, k])
-            for j in range(columns):
-                sums[i, j] += value * np.int32(data[k, j])
+@kept(_nrt=False)
+def multiply(codes, weights, decoded, sums):  # type: ignore[no-untyped-def]
+    """sums (rows, whole tiles of columns) = codes (rows, stride) @ weights, int32.
+
+    The codes are uint8, or int16 for WORDS; `weights` is a plain tuple, `decoded` room for a tile.
+    """
+    path, kind, data, table, _, _, _, _, _, _, _ = weights
+    stride = codes.shape[1] * codes.itemsize
+    at, levels, tile = codes.ctypes.data, table.ctypes.data, decoded.ctypes.data
+    product(path, kind, at, stride, stride // 4, data.ctypes.data, levels, tile, sums)
 
 
-@kept()
-def _sums_avx2(kind, a, data, table, sums):  # type: ignore[no-untyped-def]
-    rows, stride = a.shape[0], a.shape[1] * a.itemsize
-    steps, width, codes = stride // 4, sums.shape[1] * 4, table.ctypes.data
-    step_bytes = 32 if kind == FOUR_BIT else 64
-    for column in range(0, sums.shape[1], 16):
-        weights = data.ctypes.data + column // 16 * steps * step_bytes
-        at, out = a.ctypes.data, sums.ctypes.data + column * 4
-        for _ in range(rows // 4):
-            if kind == WORDS:
-                x86.words_tile(at, stride, weights, codes, steps, out, width)
-            elif kind == BYTES:
-                x86.bytes_tile(at, stride, weights, codes, steps, out, width)
-            else:
-                x86.bytes_tile_4bit(at, stride, weights, codes, steps, out, width)
-            at, out = at + 4 * stride, out + 4 * width
-        for _ in range(rows % 4):
-            if kind == WORDS:
-                x86.words_row(at, stride, weights, codes, steps, out, width)
-            elif kind == BYTES:
-                x86.bytes_row(at, stride, weights, codes, steps, out, width)
-            else:
-                x86.bytes_row_4bit(at, stride, weights, codes, steps, out, width)
-            at, out = at + stride, out + width
+@kept(error_model="numpy", _nrt=False)
+def _linear(x, layer, room, out):  # type: ignore[no-untyped-def]
+    """out (rows, columns) = the layer of x (rows, inner)."""
+    (path, kind, data, table, offsets, _, columns, stride, low, high, shift), x_scale, scale, bias = layer
+    codes, sums, decoded = room
+    width, row_bytes = -(-columns // COLUMNS) * COLUMNS, stride * 2 if kind == WORDS else stride
+    at, tiles, levels, tile = codes.ctypes.data, data.ctypes.data, table.ctypes.data, decoded.ctypes.data
+    for start in range(0, len(x), PANEL):
+        count = min(PANEL, len(x) - start)
+        part, whole = slice(start, start + count), codes[: count * row_bytes]
+        if kind == WORDS:
+            _to_codes(x[part], x_scale, low, high, shift, whole.view(np.int16).reshape(count, stride))
+        else:
+            _to_codes(x[part], x_scale, low, high, shift, whole.reshape(count, stride))
+        product(
+            path, kind, at, row_bytes, row_bytes // 4, tiles, levels, tile, sums[: count * width].reshape(count, width)
+        )
+        _scaled(sums[: count * width].reshape(count, width), offsets, scale, bias, out[part])
 
 
-@kept()
-def _sums_vnni(kind, a, data, table, sums):  # type: ignore[no-untyped-def]
-    rows, stride = a.shape
-    steps, width, codes = stride // 4, sums.shape[1] * 4, table.ctypes.data
-    step_bytes = 32 if kind == FOUR_BIT else 64
-    for column in range(0, sums.shape[1], 16):
-        weights = data.ctypes.data + column // 16 * steps * step_bytes
-        at, out = a.ctypes.data, sums.ctypes.data + column * 4
-        for _ in range(rows // 4):
-            if kind == BYTES:
-                x86.vnni_tile(at, stride, weights, codes, steps, out, width)
-            else:
-                x86.vnni_tile_4bit(at, stride, weights, codes, steps, out, width)
-            at, out = at + 4 * stride, out + 4 * width
-        for _ in range(rows % 4):
-            if kind == BYTES:
-                x86.vnni_row(at, stride, weights, codes, steps, out, width)
-            else:
-                x86.vnni_row_4bit(at, stride, weights, codes, steps, out, width)
-            at, out = at + stride, out + width
-
-
-@kept()
-def _sums_vnni512(kind, a, data, table, sums):  # type: ignore[no-untyped-def]
-    rows, stride = a.shape
-    steps, width, codes = stride // 4, sums.shape[1] * 4, table.ctypes.data
-    step_bytes = 32 if kind == FOUR_BIT else 64
-    for column in range(0, sums.shape[1], 16):
-        weights = data.ctypes.data + column // 16 * steps * step_bytes
-        at, out = a.ctypes.data, sums.ctypes.data + column * 4
-        for _ in range(rows // 8):
-            if kind == BYTES:
-                x86.vnni512_tile(at, stride, weights, codes, steps, out, width)
-            else:
-                x86.vnni512_tile_4bit(at, stride, weights, codes, steps, out, width)
-            at, out = at + 8 * stride, out + 8 * width
-        if rows & 4:
-            if kind == BYTES:
-                x86.vnni512_half(at, stride, weights, codes, steps, out, width)
-            else:
-                x86.vnni512_half_4bit(at, stride, weights, codes, steps, out, width)
-            at, out = at + 4 * stride, out + 4 * width
-        for _ in range(rows % 4):
-            if kind == BYTES:
-                x86.vnni512_row(at, stride, weights, codes, steps, out, width)
-            else:
-                x86.vnni512_row_4bit(at, stride, weights, codes, steps, out, width)
-            at, out = at + stride, out + width
-
-
-@kept(error_model="numpy")
+@kept(error_model="numpy", _nrt=False)
 def _to_codes(x, scale, low, high, shift, codes):  # type: ignore[no-untyped-def]
-    """codes = x / scale rounded, within [low, high], plus `shift`."""
+    """codes = x / scale rounded, within [low, high], plus `shift`; zeros behind them."""
     rows, inner = x.shape
-    lowest, highest = np.float32(low), np.float32(high)
+    lowest, highest, more = np.float32(low), np.float32(high), np.int32(shift)
     for i in range(rows):
-        for k in range(inner):
-            codes[i, k] = np.int32(round_clip(x[i, k] / scale, lowest, highest)) + np.int32(shift)
+        for k in range(inner):  # int32 + int32 is an int64 to numba, which would halve the speed
+            codes[i, k] = np.int32(np.int32(round_clip(x[i, k] / scale, lowest, highest)) + more)
+        codes[i, inner:] = 0
 
 
-@kept()
+@kept(_nrt=False)
 def _scaled(sums, offsets, scale, bias, out):  # type: ignore[no-untyped-def]
     """out = float32(sums - offsets) * scale + bias."""
     rows, columns = out.shape
     for i in range(rows):
         for j in range(columns):
             out[i, j] = np.float32(np.int32(sums[i, j] - offsets[j])) * scale[j] + bias[j]
-
-
-# One a path and not one for all: numba compiles for the CPU at hand, which may lack the instructions of the others.
-@kept()
-def _linear_portable(kind, x, x_scale, low, high, shift, data, table, offsets, scale, bias, codes, sums, out):  # type: ignore[no-untyped-def]
-    for start in range(0, len(x), PANEL):
-        part, count = slice(start, min(start + PANEL, len(x))), min(PANEL, len(x) - start)
-        _to_codes(x[part], x_scale, low, high, shift, codes)
-        _sums_portable(kind, codes[:count], data, table, sums[:count])
-        _scaled(sums, offsets, scale, bias, out[part])
-
-
-@kept()
-def _linear_avx2(kind, x, x_scale, low, high, shift, data, table, offsets, scale, bias, codes, sums, out):  # type: ignore[no-untyped-def]
-    for start in range(0, len(x), PANEL):
-        part, count = slice(start, min(start + PANEL, len(x))), min(PANEL, len(x) - start)
-        _to_codes(x[part], x_scale, low, high, shift, codes)
-        _sums_avx2(kind, codes[:count], data, table, sums[:count])
-        _scaled(sums, offsets, scale, bias, out[part])
-
-
-@kept()
-def _linear_vnni(kind, x, x_scale, low, high, shift, data, table, offsets, scale, bias, codes, sums, out):  # type: ignore[no-untyped-def]
-    for start in range(0, len(x), PANEL):
-        part, count = slice(start, min(start + PANEL, len(x))), min(PANEL, len(x) - start)
-        _to_codes(x[part], x_scale, low, high, shift, codes)
-        _sums_vnni(kind, codes[:count], data, table, sums[:count])
-        _scaled(sums, offsets, scale, bias, out[part])
-
-
-@kept()
-def _linear_vnni512(kind, x, x_scale, low, high, shift, data, table, offsets, scale, bias, codes, sums, out):  # type: ignore[no-untyped-def]
-    for start in range(0, len(x), PANEL):
-        part, count = slice(start, min(start + PANEL, len(x))), min(PANEL, len(x) - start)
-        _to_codes(x[part], x_scale, low, high, shift, codes)
-        _sums_vnni512(kind, codes[:count], data, table, sums[:count])
-        _scaled(sums, offsets, scale, bias, out[part])
-
-
-_SUMS = {"portable": _sums_portable, "avx2": _sums_avx2, "vnni": _sums_vnni, "vnni512": _sums_vnni512}
-_LINEAR = {"portable": _linear_portable, "avx2": _linear_avx2, "vnni": _linear_vnni, "vnni512": _linear_vnni512}
-
-
-@cache
-def _host_features() -> dict[str, bool]:
-    """Features of the CPU that numba compiles for; none where numba was told to compile for another."""
-    if getattr(numba_config, "CPU_NAME", None) or getattr(numba_config, "CPU_FEATURES", None):
-        return {}
-    return dict(binding.get_host_cpu_features())

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import gemm, nonlinear
-from kernels.attention import attention
+from kernels.attention import Attention, attention, attention_of
+from kernels.attention import room as attention_room
 from kernels.pot import BELOW_HALF
 from kernels.split import pieces, run
 from quant.config import LOG2
@@ -35,7 +36,7 @@ class _Linear:
     def __init__(self, layer: PackedLayer, activations: str) -> None:
         self.bias, self.input_scale, self.scale = layer.bias, layer.input_scale, layer.scale
         levels = layer.levels
-        self.whole: gemm.Weights | None = None
+        self.whole: gemm.Layer | None = None
         if self.scale is not None:
             self.scale = np.ascontiguousarray(np.broadcast_to(self.scale, layer.bias.shape))
         if self.input_scale is not None and levels is not None and self.scale is not None:
@@ -45,21 +46,23 @@ class _Linear:
             if largest <= 128 and max(-self.low, self.high) * largest * levels.shape[1] < 2**31:
                 codes = layer.codes if bits_of(layer.scheme) == 4 else None
                 table = None if codes is None else level_set(layer.scheme).by_code
-                self.whole = gemm.arrange(levels, self.low, self.high, codes=codes, table=table)
+                weights = gemm.arrange(levels, self.low, self.high, codes=codes, table=table)
+                self.whole = gemm.Layer(weights, np.float32(self.input_scale), self.scale, self.bias)
                 return
         weight = layer.weight if levels is None else levels
         assert weight is not None
         self.wide = weight.T.astype(np.float64)
 
-    def __call__(self, x: F32) -> F32:
-        if self.whole is not None and self.input_scale is not None and self.scale is not None:
-            return gemm.linear(x, np.float32(self.input_scale), self.whole, self.scale, self.bias)
+    def __call__(self, x: F32, out: F32 | None = None, room: _Room | None = None) -> F32:
+        """The result; in `out`, if there is such an array, and by means of the arrays of a room."""
+        if self.whole is not None:
+            return gemm.linear(x, self.whole, out, None if room is None else room.linear)
         values = x.astype(np.float64)
         if self.input_scale is not None:
             scaled = x / np.float32(self.input_scale)
             values = np.clip(np.trunc(scaled + np.copysign(BELOW_HALF, scaled)), self.low, self.high).astype(np.float64)
         sums = (values @ self.wide).astype(np.float32)
-        return (sums if self.scale is None else sums * self.scale) + self.bias
+        return np.add(sums if self.scale is None else sums * self.scale, self.bias, out=out)
 
 
 class Engine:
@@ -72,6 +75,17 @@ class Engine:
         self.path = gemm.chosen_path()
         self.pixel_values = _pixel_values(model.mean, model.std)
         self.linear = {name: _Linear(layer, model.activations) for name, layer in model.layers.items()}
+        self.attention = [self._attention(i) for i in range(self.config.depth)]
+        self._rooms: list[_Room] = []  # that no thread works in at the moment
+
+    def _attention(self, i: int) -> Attention | None:
+        """What a block's attention rounds to; None where activations stay float."""
+        model, heads, width = self.model, self.config.heads_of(i), self.config.head_width
+        if model.attention_scales is None:
+            return None
+        low, high = activation_range(model.activations, False)
+        top, log2 = model.probability_top, model.probabilities == LOG2
+        return attention_of(heads, width, model.attention_scales[i], low, high, top, self.path, log2)
 
     def predict(self, images: Any, batch_size: int = 4, threads: int | None = None) -> F32:
         """Logits (N, num_classes) of images (N, C, H, W); see PackedModel.predict."""
@@ -109,8 +123,14 @@ class Engine:
             first = np.broadcast_to(self.model.cls_token, (len(x), 1, self.config.dim))
             x = np.concatenate([first, x], axis=1)
         x = x + self.model.pos_embed
+        room = self._rooms.pop() if self._rooms else None
+        if room is None or len(room.normed) != len(x):
+            room = _Room(self, len(x), x.shape[1])
         for i in range(self.config.depth):
-            x = self._block(x, i)
+            self._block(x, i, room)
+        self._rooms.append(room)
+        if self.config.pool == "cls":  # the others are not looked at
+            x = x[:, :1]
         return self.linear["head"](self._pool(self._norm(x, "norm")))
 
     def _stem(self, images: F32) -> F32:
@@ -131,44 +151,74 @@ class Engine:
             x = _max_pool(y)
         return np.ascontiguousarray(x.reshape(count, config.dim, -1).transpose(0, 2, 1))
 
-    def _block(self, x: F32, i: int) -> F32:
-        name = f"blocks.{i}"
-        x = x + self._attend(self._norm(x, f"{name}.norm1"), i)
-        hidden = self._rows(f"{name}.mlp.fc1", self._norm(x, f"{name}.norm2"))
-        active = np.empty_like(hidden)  # in place it would run value by value
-        nonlinear.gelu(hidden.reshape(-1), active.reshape(-1))
-        return x + self._rows(f"{name}.mlp.fc2", active)
+    def _block(self, x: F32, i: int, room: _Room) -> None:
+        """x (N, tokens, dim) becomes the output of the block."""
+        name, normed = f"blocks.{i}", room.normed
+        self._norm(x, f"{name}.norm1", normed)
+        self._rows(f"{name}.attn.qkv", normed, room.qkv[i], room)
+        self._attend(i, room)
+        self._rows(f"{name}.attn.proj", room.context[i], normed, room)
+        x += normed
+        self._norm(x, f"{name}.norm2", normed)
+        self._rows(f"{name}.mlp.fc1", normed, room.hidden[i], room)
+        nonlinear.gelu(room.hidden[i].reshape(-1), room.active[i].reshape(-1))  # in place it would run value by value
+        self._rows(f"{name}.mlp.fc2", room.active[i], normed, room)
+        x += normed
 
-    def _attend(self, x: F32, i: int) -> F32:
-        heads, width = self.config.heads_of(i), self.config.head_width
-        qkv = self._rows(f"blocks.{i}.attn.qkv", x)  # (N, T, 3 * heads * width)
-        if self.model.attention_scales is None:
-            context = _float_attention(qkv, heads, width)
+    def _attend(self, i: int, room: _Room) -> None:
+        how = self.attention[i]
+        if how is None:
+            room.context[i][:] = _float_attention(room.qkv[i], self.config.heads_of(i), self.config.head_width)
         else:
-            low, high = activation_range(self.model.activations, False)
-            top, log2 = self.model.probability_top, self.model.probabilities == LOG2
-            context = attention(qkv, heads, width, self.model.attention_scales[i], low, high, top, self.path, log2)
-        return self._rows(f"blocks.{i}.attn.proj", context)
+            attention(room.qkv[i], how, room.context[i], room.attention)
 
     def _pool(self, tokens: F32) -> F32:
         if self.config.pool == "cls":
             return np.ascontiguousarray(tokens[:, 0])
         if self.config.pool == "mean":
             return tokens.astype(np.float64).mean(1).astype(np.float32)
-        scores = self._rows("pool_score", tokens)[:, :, 0]
+        scores = self.linear["pool_score"](tokens.reshape(-1, self.config.dim)).reshape(tokens.shape[:2])
         weights = np.empty_like(scores)
         nonlinear.softmax(np.ascontiguousarray(scores), weights)
         return (weights[:, None].astype(np.float64) @ tokens.astype(np.float64))[:, 0].astype(np.float32)
 
-    def _norm(self, x: F32, name: str) -> F32:
-        out = np.empty(x.shape, np.float32)
+    def _norm(self, x: F32, name: str, out: F32 | None = None) -> F32:
+        out = np.empty(x.shape, np.float32) if out is None else out
         rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
         nonlinear.layer_norm(rows, *self.model.norms[name], self.model.eps, out.reshape(-1, x.shape[-1]))
         return out
 
-    def _rows(self, name: str, x: F32) -> F32:
+    def _rows(self, name: str, x: F32, out: F32, room: _Room) -> None:
         """A linear layer on the last axis."""
-        return self.linear[name](np.ascontiguousarray(x).reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+        self.linear[name](x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1]), room)
+
+
+class _Room:
+    """Arrays that the blocks work in, for a number of images: kept from one call to the next, for fresh memory costs as
+    much as some of the work.
+
+    Attributes:
+        normed: (images, tokens, dim).
+        qkv, context, hidden, active: for each block, (images, tokens, its width); they share their memory.
+        linear: what kernels.gemm works in.
+        attention: what kernels.attention works in; empty where activations stay float.
+    """
+
+    def __init__(self, engine: Engine, images: int, tokens: int) -> None:
+        config, size = engine.config, images * tokens
+        inside = [config.heads_of(i) * config.head_width for i in range(config.depth)]
+        hidden = [config.hidden_of(i) for i in range(config.depth)]
+        self.normed = np.empty((images, tokens, config.dim), np.float32)
+        wide = np.empty(size * max(3 * max(inside), max(hidden)), np.float32)
+        second = np.empty(size * max(*inside, *hidden), np.float32)
+
+        def cut(room: F32, widths: list[int]) -> list[F32]:
+            return [room[: size * width].reshape(images, tokens, width) for width in widths]
+
+        self.qkv, self.hidden = cut(wide, [3 * width for width in inside]), cut(wide, hidden)
+        self.context, self.active = cut(second, inside), cut(second, hidden)
+        self.linear = gemm.room([one.whole for one in engine.linear.values() if one.whole is not None], size)
+        self.attention = attention_room(tokens, max(map(config.heads_of, range(config.depth))), config.head_width)
 
 
 def _processors() -> int:

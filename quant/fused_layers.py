@@ -268,10 +268,11 @@ def _whole_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scales: Scales
     arranged = gemm.arrange(whole(weight, scales[1], weight_levels, torch.int16).numpy(), x_levels.low, x_levels.high)
     out = torch.empty(*x.shape[:-1], len(weight))
     rows, found = x.detach().contiguous().view(-1, x.shape[-1]).numpy(), out.view(-1, len(weight)).numpy()
-    factor, offset, step = scale.expand(len(weight)).contiguous().numpy(), shift.numpy(), np.float32(scales[0].item())
+    factor, step = scale.expand(len(weight)).contiguous().numpy(), np.float32(scales[0].item())
+    layer = gemm.Layer(arranged, step, factor, shift.numpy())
 
     def work(part: slice) -> None:
-        gemm.linear(rows[part], step, arranged, factor, offset, found[part])
+        gemm.linear(rows[part], layer, found[part])
 
     exact.in_pieces(work, len(rows), exact.PIECE // _ROWS)
     return out
