@@ -262,7 +262,7 @@ def _whole_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scales: Scales
     x_levels, weight_levels = levels
     scale, shift = scales[0] * scales[1], torch.zeros(len(weight)) if bias is None else stored(bias)
     bound = weight.shape[1] * x_levels.largest * weight_levels.largest
-    if gemm.chosen_path() == "portable" or weight_levels.largest > 128 or bound >= 2**31:
+    if weight_levels.largest > 128 or bound >= 2**31:
         sums = exact.product(whole(x, scales[0], x_levels), whole(weight, scales[1], weight_levels).T, float(bound))
         return sums * scale + shift
     arranged = gemm.arrange(whole(weight, scales[1], weight_levels, torch.int16).numpy(), x_levels.low, x_levels.high)

@@ -172,7 +172,7 @@ def search(
         )
     best = nas.front(study)
     result: dict[str, Any] = {
-        "trials": len(finished(study)),
+        "trials": len(ended(study)),
         "stopped": len(ended(study)) - len(finished(study)),
         "epochs": nas.epochs_trained(study),
         "accuracy_from": "supernet" if nas.inherits(study) else "training",
