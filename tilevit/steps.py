@@ -18,6 +18,7 @@ from fifo_sim import streaming
 from prune import learn_gates, magnitude_prune, nm_prune, structured_prune
 from prune import sparsity as measured_sparsity
 from prune.anatomy import blocks, dim_of, heads_of
+from prune.gates import require_penalty
 from quant import QuantConfig, convert, prepare_qat, save_qat
 from quant import ptq as quantised_after
 from tilevit.console import progress, say
@@ -141,6 +142,7 @@ def prune(
     else:
         scores: Any = importance
         if importance == "gate":
+            require_penalty("gate_penalty", gate_penalty)
             _cut(network, shares, round_to, "magnitude", at)  # refused now rather than after the training
             name = Path(model).stem if isinstance(model, str) else "model"
             kinds = [kind for kind, share in shares.items() if share]
@@ -300,18 +302,22 @@ def _cut(
     """The smaller model, and the share of each kind that was removed, which rounding moves from what was asked.
 
     Raises:
-        InputError: a share that would leave less than one head a block, or less than `round_to` units or channels.
+        InputError: a share that would leave less than one head a block, or less than `round_to` units or channels; or
+            one so small that rounding takes nothing.
     """
     smaller = structured_prune(network, **shares, round_to=round_to, importance=importance, data=at.data)
     before, after = _widths(network), _widths(smaller)
     removed = {name: 1 - sum(after[name]) / sum(before[name]) for name in shares}
     for name, share in shares.items():
         if name == "heads":
-            rounding, why = 0.5, "every block keeps one"
+            rounding, why, little = 0.5, "every block keeps one", f"it has {sum(before[name])}"
         else:
             rounding, why = 0.5 * round_to * len(before[name]), f"--round-to {round_to} keeps that many"
+            little = f"--round-to {round_to} keeps all"
         if (share - removed[name]) * sum(before[name]) > rounding + 1e-6:
             raise InputError(name, share, f"at most {removed[name]:.4g} for this model", why)
+        if share and not removed[name]:
+            raise InputError(name, share, "0, or a share that takes something of this model", little)
     return smaller, {f"{name}_removed": share for name, share in removed.items()}
 
 

@@ -154,8 +154,3 @@ def _written(
     write_json(folder / "results.json", results)
     say(f"results: {write_page(folder.path)}")
     return results
-
-
-def _kept(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result without what stands in stats.csv and in the timings."""
-    return {key: value for key, value in result.items() if key not in ("history", "seconds")}

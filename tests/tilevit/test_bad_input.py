@@ -215,7 +215,10 @@ def test_an_empty_option_is_refused(refused, flag):
         (["--mlp", "0.5", "--importance", "tailor"], ["importance", "did you mean 'taylor'"]),
         (["--sparsity", "0.5", "--importance", "taylor"], ["importance = 'taylor'", "--heads, --mlp or --channels"]),
         (["--mlp", "0.99", "--importance", "gate"], ["mlp = 0.99", "at most 0.75"]),
-        (["--mlp", "0.5", "--importance", "gate", "--gate-penalty", "0"], ["penalty = 0.0"]),
+        (["--heads", "0.2"], ["heads = 0.2", "0, or a share that takes something", "it has 2"]),
+        (["--mlp", "0.5", "--channels", "0.2"], ["channels = 0.2", "takes something", "--round-to 8 keeps all"]),
+        (["--mlp", "0.1", "--importance", "gate"], ["mlp = 0.1", "takes something"]),
+        (["--mlp", "0.5", "--importance", "gate", "--gate-penalty", "0"], ["gate_penalty = 0.0"]),
     ],
 )
 def test_prune_refuses_what_it_cannot_do(refused, model, tmp_path, flags, words):
