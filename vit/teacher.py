@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vit.checkpoint import load_checkpoint
+from vit.checkpoint import FLOAT, load_checkpoint
 from vit.errors import InputError, did_you_mean
 from vit.image_set import DataSplits
 from vit.preprocessing import Normalisation, image_size_of, other_normalisation
@@ -80,14 +80,15 @@ class Teacher:
         timm's weights get them normalised as timm says, and grey ones as three equal channels.
 
         Raises:
-            InputError: unknown, a damaged checkpoint, or pretrained weights that cannot be had.
+            InputError: unknown, a damaged checkpoint or one of a quantised model, or pretrained weights that cannot be
+                had.
         """
         if isinstance(spec, nn.Module):
             return cls(spec, image_size_of(spec), _own_affine(spec, data))
         if not isinstance(spec, (str, Path)):
             raise InputError("teacher", spec, "a module, the path of a checkpoint, or a timm name")
         if Path(spec).exists() or Path(spec).suffix == ".safetensors":
-            model = load_checkpoint(spec).model
+            model = _of_float(spec)
             return cls(model, image_size_of(model), _own_affine(model, data))
         model = _pretrained(str(spec))
         card: Any = model.pretrained_cfg
@@ -195,6 +196,15 @@ def _own_affine(model: nn.Module, data: DataSplits) -> Affine | None:
     return None if own is None else _affine(Normalisation(data.mean, data.std), own)
 
 
+def _of_float(path: str | Path) -> nn.Module:
+    """The model in a checkpoint; of a quantised one it would be the float weights behind it, which say other things."""
+    checkpoint = load_checkpoint(path)
+    if checkpoint.kind != FLOAT:
+        hint = f"this one is of kind {checkpoint.kind}: give the checkpoint that it was made from"
+        raise InputError("teacher", str(path), "the checkpoint of a float model", hint)
+    return checkpoint.model
+
+
 def _pretrained(name: str) -> nn.Module:
     require_timm_name(name)
     timm = import_timm()
@@ -207,7 +217,7 @@ def _pretrained(name: str) -> nn.Module:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _in_colour(values: tuple[float, ...]) -> tuple[float, ...]:

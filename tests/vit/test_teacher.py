@@ -39,6 +39,12 @@ def test_a_teacher_in_a_checkpoint(stripes, tmp_path):
         assert same(distilled(stripes, path)[1], distilled(stripes, teacher)[1])
 
 
+def test_a_checkpoint_of_a_quantised_model_is_no_teacher(stripes, tmp_path):
+    save(tmp_path / "qat.safetensors", model_of(seed=2), kind="qat")
+    with pytest.raises(InputError, match=r"qat.safetensors': allowed is the checkpoint of a float model"):
+        Teacher.of(tmp_path / "qat.safetensors", stripes)
+
+
 def test_a_teacher_gets_images_of_its_size(stripes):
     model, images = model_of(seed=2, image_size=16), stripes.train.floats()
     said = Teacher.of(model, stripes)(images)
