@@ -195,17 +195,21 @@ def _created(spec: str | Mapping[str, Any], data: DataSplits | None, seed: int) 
 
 
 def require_fit(model: Any, data: DataSplits) -> None:
-    """Raise an InputError where a model that has a ViTConfig is not for the data's size, channels and classes."""
+    """Raise an InputError where a model is not for the data's size, channels and classes.
+
+    A convolutional hybrid such as MobileViT would take another size too, and tell worse what it was not trained on.
+    """
     from vit.layers import config_of
+    from vit.zoo import model_spec
 
     try:
-        config = config_of(model)  # a packed model has one too
-    except InputError:  # a timm model that is no plain ViT takes what create_model gave it
-        return
+        shape = config_of(model).to_dict()  # a packed model has one too
+    except InputError:  # a timm model that is no plain ViT
+        shape = model_spec(model)
     for name, wanted in (
         ("image_size", data.image_size),
         ("in_channels", data.in_channels),
         ("num_classes", data.num_classes),
     ):
-        if getattr(config, name) != wanted:
-            raise InputError(f"model {name}", getattr(config, name), f"{wanted}, as in the data {data.name}")
+        if shape[name] != wanted:
+            raise InputError(f"model {name}", shape[name], f"{wanted}, as in the data {data.name}")

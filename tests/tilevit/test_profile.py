@@ -14,7 +14,7 @@ from tilevit import metrics
 from tilevit.cli import _exit_code
 from tilevit.models import load_model
 from tilevit.run import packed_accuracy
-from vit import VisionTransformer, ViTConfig, describe, evaluate, load_data, save_checkpoint
+from vit import InputError, VisionTransformer, ViTConfig, create_model, describe, evaluate, load_data, save_checkpoint
 
 SHAPE = ViTConfig(image_size=8, patch_size=2, in_channels=1, dim=16, depth=1, heads=2, pool="mean")
 
@@ -182,3 +182,10 @@ def test_a_model_given_twice_or_untrained_with_data_is_refused(models, tmp_path,
     new.write_text("[model]\nimage_size = 8\npatch_size = 2\nin_channels = 1\ndim = 16\ndepth = 1\nheads = 2\n")
     assert _exit_code(["profile", str(new), "--data", "digits"]) == 2
     assert "not trained" in capsys.readouterr().err
+
+
+def test_accuracy_is_of_images_of_the_size_that_a_mobilevit_was_trained_on(tmp_path):
+    mobile = tmp_path / "mobile.safetensors"
+    save_checkpoint(mobile, create_model("mobilevit_xxs", image_size=64, in_channels=1))
+    with pytest.raises(InputError, match="model image_size = 64: allowed is 8, as in the data digits"):
+        load_model(str(mobile), load_data("digits"))
