@@ -23,6 +23,7 @@ from vit.zoo import model_spec
 
 Row = dict[str, Any]
 MACHINE = "zcu104"  # models power where nothing measures it
+CPU = torch.device("cpu")
 PREDICTOR = "tilevit.models:predict_file"
 NOT_FITTING, NO_VIT = "does not fit", "no plain ViT"
 UNKNOWN = "-"
@@ -65,6 +66,7 @@ def measure(
     hardware: str | None = None,
     batch_size: int = 16,
     rounds: int = 20,
+    device: torch.device = CPU,
 ) -> dict[str, Row]:
     """The measurements of each model by name: the fields of vit.Profile, and those that need the whole house.
 
@@ -75,6 +77,7 @@ def measure(
 
     Args:
         hardware: a preset or TOML file; None is MACHINE.
+        device: where the models are timed, and left; packed ones on the CPU whatever it is.
 
     Raises:
         InputError: no such hardware, or images that a model does not take.
@@ -82,7 +85,7 @@ def measure(
     machine = Hardware.load(hardware or MACHINE)
     counted = {name: loaded.counted() for name, loaded in models.items()}
     modelled = {name: _modelled(network, machine) for name, network in counted.items()}
-    sides = {name: _side(loaded, counted[name]) for name, loaded in models.items()}
+    sides = {name: _side(loaded, counted[name], device) for name, loaded in models.items()}
     profiles = profile_models(sides, batch_size=batch_size, rounds=rounds)
     rows: dict[str, Row] = {}
     for name, loaded in models.items():
@@ -126,6 +129,7 @@ def changes(rows: Mapping[str, Row], baseline: str) -> dict[str, dict[str, float
 def conditions(rows: Mapping[str, Row], images: str) -> str:
     """How the rows were measured, in a few sentences; `images` says what the accuracy is of."""
     row = next(iter(rows.values()))
+    devices = " and ".join(dict.fromkeys(row["device"] for row in rows.values()))
     sources = dict.fromkeys(row["power_source"] for row in rows.values() if row["power_source"])
     power = "; ".join(sources) or "not counted on this machine, and not modelled"
     engines = [name for name, row in rows.items() if row["engine"] == "integer"]
@@ -135,7 +139,7 @@ def conditions(rows: Mapping[str, Row], images: str) -> str:
     untold = where + "; ".join(f"{name}: {problem}" for name, problem in problems.items()) + "." * bool(problems)
     return (
         f"Latency: median and 95th percentile of {row['rounds']} images, one alone, after {row['warmup']} others, "
-        f"models in turns, on {row['device']} with {row['threads']} thread{'s' * (row['threads'] > 1)}; images/s in "
+        f"models in turns, on {devices} with {row['threads']} thread{'s' * (row['threads'] > 1)}; images/s in "
         f"batches of {row['batch_size']}. Accuracy: {images}. Memory: the peak of a fresh process that predicts one "
         f"image, and of its tensors. 1 MAC = 2 FLOPs. Power and energy: {power}. Cycles and SRAM: simulated on "
         f"{row['modelled_hardware']}.{packed}{untold}"
@@ -186,10 +190,10 @@ def _shown(value: float | None, scale: float, form: str) -> str:
     return UNKNOWN if value is None else format(value * scale, form)
 
 
-def _side(loaded: Loaded, counted: nn.Module) -> nn.Module | Deployed:
-    """What is timed; the integer engine on torch's number of threads."""
+def _side(loaded: Loaded, counted: nn.Module, device: torch.device) -> nn.Module | Deployed:
+    """What is timed: the network on the device, or the integer engine on torch's number of threads."""
     if loaded.kind != "packed":
-        return counted
+        return counted.to(device)
     packed, threads = loaded.packed(), torch.get_num_threads()
     return Deployed(counted, lambda images: packed.predict(images, threads=threads))
 

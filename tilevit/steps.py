@@ -36,7 +36,7 @@ from tilevit.training import (
     training_recipe,
 )
 from vit import distill as distilled
-from vit import fit
+from vit import fit, resolve_device
 from vit.errors import InputError, did_you_mean, require_choice, require_int
 from vit.files import write_text
 from vit.masks import prunable_layers
@@ -239,7 +239,8 @@ def profile(
     if len(loaded) < len(specs):
         raise InputError("models", [Path(spec).stem for spec in specs], "each name once")
     images = getattr(at.data, split)
-    rows = measure(loaded, images, hardware=hardware, batch_size=batch, rounds=rounds)
+    place = resolve_device(at.device)
+    rows = measure(loaded, images, hardware=hardware, batch_size=batch, rounds=rounds, device=place)
     about = f"{len(images):,} {'validation' if split == 'val' else 'test'} images of {at.data.name}"
     told: Result = {"models": rows, "conditions": conditions(rows, about)}
     if compare is not None:

@@ -148,6 +148,18 @@ def test_a_model_that_cannot_be_laid_out_is_measured_and_the_table_says_so(told,
     assert f"{models['base']}: hardware.sram_kib" in text.splitlines()[-1]
 
 
+def test_models_are_timed_on_the_device_asked_for_and_packed_ones_on_the_cpu(models, monkeypatch):
+    def timed(sides, **_):
+        networks = {name: getattr(side, "network", side) for name, side in sides.items()}
+        raise LookupError(*(f"{name} {network.head.weight.device}" for name, network in networks.items()))
+
+    monkeypatch.setattr(metrics, "profile_models", timed)
+    loaded = {name: load_model(models[name]) for name in ("base", "cut", "packed")}
+    with pytest.raises(LookupError) as caught:
+        metrics.measure(loaded, device=torch.device("meta"))
+    assert caught.value.args == ("base meta", "cut meta", "packed cpu")
+
+
 def test_power_counted_and_power_modelled_are_not_compared():
     row = dict.fromkeys((column.key for column in metrics.COLUMNS), 2.0)
     rows = {"a": {**row, "power_source": "RAPL"}, "b": {**row, "power_source": "modelled on ZCU104"}}
@@ -164,6 +176,7 @@ def test_power_counted_and_power_modelled_are_not_compared():
         (["--hardware", "zcu10"], ["zcu104"]),
         (["--rounds", "0"], ["rounds", "0"]),
         (["--threads", "0"], ["threads", "0"]),
+        (["--device", "cuda:7"], ["device = 'cuda:7'", "such as cpu"]),
     ],
 )
 def test_bad_requests_are_told_in_one_line(models, capsys, flags, words):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tilevit.commands.options import Json, Seed, ValFraction, given_options
+from tilevit.commands.options import Device, Json, Seed, ValFraction, given_options
 from tilevit.console import emit_json, say, table, tell
 from tilevit.idle import refuse_idle
 from tilevit.settings import MACHINES
@@ -45,11 +45,13 @@ def profile(
     format: Annotated[str, typer.Option(help="table, markdown, csv or json.")] = "table",
     val_fraction: ValFraction = VAL_FRACTION,
     seed: Seed = 0,
+    device: Device = "cpu",
     json: Json = False,
 ) -> None:
     """Accuracy, latency, throughput, size, memory, MACs, FLOPs, parameters, sparsity and power of models.
 
-    Power is measured by NVML or RAPL where the machine has them, else modelled by the simulator; the table says which.
+    Power is measured by NVML (of --device cuda) or RAPL where the machine has them, else modelled by the simulator; the
+    table says which.
     A packed model runs on the integer engine. With --compare a second table has the change against the baseline in
     percent. Models are timed in turns.
     """
@@ -57,7 +59,7 @@ def profile(
 
     from tilevit import metrics
     from tilevit.models import load_model
-    from vit import load_data
+    from vit import load_data, resolve_device
 
     form = "json" if json else require_choice("format", format, FORMATS)
     require_choice("split", split, ("val", "test"))
@@ -79,7 +81,8 @@ def profile(
             )
     torch.set_num_threads(threads or torch.get_num_threads())
     images = None if splits is None else getattr(splits, split)
-    rows = metrics.measure(loaded, images, hardware=hardware, batch_size=batch, rounds=rounds)
+    place = resolve_device(device)
+    rows = metrics.measure(loaded, images, hardware=hardware, batch_size=batch, rounds=rounds, device=place)
     changed = {} if compare is None else metrics.changes(rows, compare)
     about = "not asked for: no --data"
     if images is not None:
