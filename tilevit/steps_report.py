@@ -14,6 +14,8 @@ from vit.errors import InputError
 from vit.files import read_json, read_text, write_text, written_aside
 
 CPU_INFO = Path("/proc/cpuinfo")
+INTEGER_DOT = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})  # of x86, and of ARM
+FP16_ARITHMETIC = frozenset({"avx512_fp16", "asimdhp"})
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
@@ -92,19 +94,17 @@ def why(step: Row, flags: frozenset[str]) -> str:
     speed = f"{faster:.2f}× as fast as float" if faster >= 1 else f"{1 / faster:.2f}× as slow as float"
     kept = len(step["kept_in_float"])
     spared = f" {kept} of {len(step['bits'])} layers stayed in float, as they cost the most accuracy." if kept else ""
-    dot = "integer dot products" if flags & {"avx512_vnni", "avx_vnni"} else "no integer dot products (VNNI)"
+    dot = _said_of_cpu(flags, INTEGER_DOT, "integer dot products")
+    fp16 = _said_of_cpu(flags, FP16_ARITHMETIC, "FP16 arithmetic", ", so it converts and back")
     reasons = {
-        "fp16": (
-            "every weight has half the bytes and nearly all its digits, so the accuracy stays; this CPU "
-            + ("has FP16 arithmetic" if "avx512_fp16" in flags else "has no FP16 arithmetic, so it converts and back")
-        ),
+        "fp16": (f"every weight has half the bytes and nearly all its digits, so the accuracy stays; {fp16}"),
         "int8-dynamic": (
             "weights have a quarter of the bytes; the range of each activation is found as it comes, which fits every "
-            f"image and costs a pass over it; this CPU has {dot}"
+            f"image and costs a pass over it; {dot}"
         ),
         "int8-static": (
             "weights have a quarter of the bytes; ranges of activations are fixed from training images, which saves "
-            f"that pass and may cut off what lies outside; this CPU has {dot}"
+            f"that pass and may cut off what lies outside; {dot}"
         ),
         "int4-weight": (
             "weights have an eighth of the bytes and a scale for every 32; they are unpacked to float before each "
@@ -115,12 +115,19 @@ def why(step: Row, flags: frozenset[str]) -> str:
     return f"{reasons[step['method']]}: {measured}.{spared}"
 
 
+def _said_of_cpu(flags: frozenset[str], features: frozenset[str], what: str, lack: str = "") -> str:
+    """Whether the CPU has what any of these features gives, and what its lack means; unknown without flags."""
+    if not flags:
+        return f"whether this CPU has {what} is not known here"
+    return f"this CPU has {what}" if flags & features else f"this CPU has no {what}{lack}"
+
+
 def cpu_flags() -> frozenset[str]:
-    """Features of the CPU as Linux names them; none elsewhere."""
+    """Features of the CPU as Linux names them, of x86 and of ARM; none elsewhere."""
     if not CPU_INFO.exists():
         return frozenset()
     lines = (line.partition(":") for line in CPU_INFO.read_text().splitlines())
-    return frozenset(next((value.split() for key, _, value in lines if key.strip() == "flags"), ()))
+    return frozenset(next((value.split() for key, _, value in lines if key.strip() in ("flags", "Features")), ()))
 
 
 def _trained_cells(steps: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tilevit import metrics
+from tilevit import metrics, steps_report
 from tilevit.cli import _exit_code
 from tilevit.folder import flattened
 from tilevit.steps_file import read_steps
@@ -273,12 +273,23 @@ def test_lists_of_named_tables_are_flattened():
 def test_the_sentence_follows_the_measurement_and_the_cpu():
     step = {"method": "fp16", "latency_ms": 2.0, "float_latency_ms": 1.0, "compression": 2.0, "change": -0.01}
     step |= {"kept_in_float": ["a"], "bits": {"a": 32, "b": 16}}
-    slow = why(step, frozenset())
-    assert "no FP16 arithmetic" in slow
+    slow = why(step, frozenset({"avx2", "f16c"}))
+    assert "this CPU has no FP16 arithmetic, so it converts" in slow
     assert "2.00× as slow" in slow
     assert "-1.00 points" in slow
     assert "1 of 2 layers stayed in float" in slow
-    assert "has FP16 arithmetic" in why(step, frozenset({"avx512_fp16"}))
+    for feature in ("avx512_fp16", "asimdhp"):
+        assert "this CPU has FP16 arithmetic" in why(step, frozenset({feature}))
+    assert "whether this CPU has FP16 arithmetic is not known" in why(step, frozenset())
+
+
+def test_features_of_the_cpu_are_read_of_x86_and_of_arm(tmp_path, monkeypatch):
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(steps_report, "CPU_INFO", info)
+    assert steps_report.cpu_flags() == frozenset()
+    for line in ("flags\t\t: avx2 asimddp", "Features\t: avx2 asimddp"):
+        info.write_text(f"processor\t: 0\n{line}\n")
+        assert steps_report.cpu_flags() == {"avx2", "asimddp"}
 
 
 def test_pretrained_weights_that_cannot_be_had_are_said(tmp_path, capsys, monkeypatch):
