@@ -66,16 +66,14 @@ def train(
     With `pretrained` a fresh timm model starts from timm's weights; where they cannot be had, that is said and it
     starts from nothing. Where the [streaming] table of a TOML file restricts attention, so it is in the training.
     """
+    settings = training_recipe(at, recipe, epochs=epochs, batch_size=batch_size, lr=lr)
     loaded = load_model(model, at.data, at.seed)
     network = loaded.network(quantised=False)
     had: Result = {}
     if pretrained:
         if loaded.kind != "new":
             raise InputError("pretrained", True, "absent for a checkpoint, which has its weights", loaded.spec)
-        reason = take_pretrained(network)
-        if reason:
-            say(f"{loaded.spec}: no pretrained weights, it is trained from nothing: {reason}")
-        had = {"pretrained": not reason}
+        had = {"pretrained": _took_pretrained(network, loaded.spec, at)}
     if loaded.restricted:
         network = streaming(network, **loaded.streaming)
         had |= {"attention": loaded.streaming["attention"]}
@@ -84,7 +82,6 @@ def train(
             "alone: `tilevit sweep CHECKPOINT --data DATA` tells its accuracy with each attention"
         )
     method = partial(fit, identity={"attention": dict(loaded.streaming) if loaded.restricted else None})
-    settings = training_recipe(at, recipe, epochs=epochs, batch_size=batch_size, lr=lr)
     return trained(network, settings, at, train=method) | had
 
 
@@ -265,6 +262,20 @@ def _network(at: Place, model: Spec) -> nn.Module:
     if loaded.restricted:
         say(f"full attention: what [streaming] in {loaded.spec} says of it only `tilevit train` heeds")
     return loaded.network(quantised=False)
+
+
+def _took_pretrained(network: nn.Module, spec: str, at: Place) -> bool:
+    """Give a fresh model timm's weights, where they can be had; a training that began without them goes on without."""
+    without = at.out / f"{at.name}_without_pretrained.txt"
+    if at.state.exists() and without.exists() and not at.fresh:
+        return False
+    reason = take_pretrained(network)
+    if reason:
+        say(f"{spec}: no pretrained weights, it is trained from nothing: {reason}")
+        write_text(without, f"{reason}\n")
+    else:
+        without.unlink(missing_ok=True)
+    return not reason
 
 
 def _retrained(network: nn.Module, at: Place, table: Mapping[str, Any], **how: Any) -> Result:

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import torch
 
 from tilevit import metrics, steps_report
 from tilevit.cli import _exit_code
@@ -300,3 +301,24 @@ def test_pretrained_weights_that_cannot_be_had_are_said(tmp_path, capsys, monkey
     told = capsys.readouterr()
     assert "no pretrained weights, it is trained from nothing: no network" in told.err
     assert json.loads(told.out)["steps"]["first"]["pretrained"] is False
+
+
+def test_a_training_that_began_without_pretrained_weights_goes_on_without(tmp_path, monkeypatch):
+    def had(model):
+        torch.nn.init.zeros_(model.head.weight)
+        return ""
+
+    model = tmp_path / "model.toml"
+    model.write_text(
+        '[model]\ntimm = "vit_tiny_patch16_224"\npatch_size = 4\nembed_dim = 8\ndepth = 1\nnum_heads = 1\n'
+    )
+    arguments = ["train", str(model), "--pretrained", "--epochs", "1", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("tilevit.steps.take_pretrained", lambda model: "no network")
+    assert _exit_code(arguments) == 0
+    first = (tmp_path / "out" / "model.safetensors").read_bytes()
+    monkeypatch.setattr("tilevit.steps.take_pretrained", had)
+    assert _exit_code(arguments) == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
+    assert _exit_code([*arguments, "--fresh"]) == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() != first
+    assert _exit_code(arguments) == 0
