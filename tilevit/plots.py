@@ -103,8 +103,8 @@ def curves(stats: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
 
 
 def stages(rows: Sequence[Row]) -> Figure:
-    """Accuracy and size on disk after each stage, as bars."""
-    figure = _figure(9, 3.4)
+    """Accuracy and size on disk after each stage, as bars; wide enough for what is written on them."""
+    figure = _figure(max(9, 1.5 * len(rows)), 3.4)
     for place, (key, label, scale) in enumerate(
         (("val_accuracy", "validation accuracy, %", 100.0), ("size_bytes", "size on disk, KiB", 1 / 1024))
     ):
@@ -112,7 +112,8 @@ def stages(rows: Sequence[Row]) -> Figure:
         bars = axes.bar([row["name"] for row in rows], [row[key] * scale for row in rows], color=(BLUE, ORANGE)[place])
         axes.bar_label(bars, fmt="%.1f", fontsize=8)
         axes.set_ylabel(label)
-        axes.tick_params(axis="x", labelrotation=20)
+        for name in axes.get_xticklabels():
+            name.set(rotation=20, ha="right", rotation_mode="anchor")
         axes.margins(y=0.12)
     return figure
 

@@ -1,8 +1,10 @@
 """The pictures of a run where there is little to show."""
 
+from itertools import pairwise
+
 import pytest
 
-from tilevit.plots import pareto
+from tilevit.plots import pareto, stages
 
 
 def search_of(values, front):
@@ -28,3 +30,14 @@ def test_a_front_of_few_trials_is_readable(values, front, labels):
         for value in values:
             assert low < 100 * value[0] < high
             assert left < value[i] < right
+
+
+def test_the_names_and_figures_on_many_bars_keep_clear_of_one_another():
+    rows = [{"name": f"pruned_{i}_by_magnitude", "val_accuracy": 0.5, "size_bytes": 42_790_000} for i in range(12)]
+    figure = stages(rows)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        written = [text.get_window_extent() for text in axes.texts]
+        assert all(left.x1 < right.x0 for left, right in pairwise(written))
+        ends = [name.get_window_extent().x1 for name in axes.get_xticklabels()]  # each name ends below its bar
+        assert all(end < text.x1 for end, text in zip(ends, written, strict=True))
