@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 F32 = NDArray[np.float32]
 
+KEPT_IMAGES = 16  # at a time, up to which arrays are kept for the next call: with more, fresh ones cost little
+
 
 class _Linear:
     """One layer, ready to multiply: x (rows, inner) -> (rows, out), both float32.
@@ -123,15 +125,22 @@ class Engine:
             first = np.broadcast_to(self.model.cls_token, (len(x), 1, self.config.dim))
             x = np.concatenate([first, x], axis=1)
         x = x + self.model.pos_embed
-        room = self._rooms.pop() if self._rooms else None
-        if room is None or len(room.normed) != len(x):
-            room = _Room(self, len(x), x.shape[1])
+        room = self._room(len(x), x.shape[1])
         for i in range(self.config.depth):
             self._block(x, i, room)
-        self._rooms.append(room)
+        if len(x) <= KEPT_IMAGES:
+            self._rooms.append(room)
         if self.config.pool == "cls":  # the others are not looked at
             x = x[:, :1]
         return self.linear["head"](self._pool(self._norm(x, "norm")))
+
+    def _room(self, images: int, tokens: int) -> _Room:
+        """Room for one thread: what another left, or new."""
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            return _Room(self, images, tokens)
+        return room if len(room.normed) == images else _Room(self, images, tokens)
 
     def _stem(self, images: F32) -> F32:
         """Images to tokens, (N, C, H, W) -> (N, tokens, dim)."""
@@ -201,7 +210,7 @@ class _Room:
         normed: (images, tokens, dim).
         qkv, context, hidden, active: for each block, (images, tokens, its width); they share their memory.
         linear: what kernels.gemm works in.
-        attention: what kernels.attention works in; empty where activations stay float.
+        attention: what kernels.attention works in.
     """
 
     def __init__(self, engine: Engine, images: int, tokens: int) -> None:
