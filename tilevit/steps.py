@@ -269,6 +269,7 @@ def _took_pretrained(network: nn.Module, spec: str, at: Place) -> bool:
     without = at.out / f"{at.name}_without_pretrained.txt"
     if at.state.exists() and without.exists() and not at.fresh:
         return False
+    say(f"{spec}: asking the model hub for timm's weights, a minute where there is no network")
     reason = take_pretrained(network)
     if reason:
         say(f"{spec}: no pretrained weights, it is trained from nothing: {reason}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,7 +172,8 @@ def take_pretrained(model: nn.Module) -> str:
             return "it is not timm's"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of a classifier for other classes: each time the same, so that a training may go on
-            model.load_state_dict(create_model({**spec, "pretrained": True}).state_dict())
+            with _quiet_hub():
+                model.load_state_dict(create_model({**spec, "pretrained": True}).state_dict())
     except Exception as error:  # timm, the hub and its HTTP client each have their own
         return _reason(error)
     return ""
@@ -209,11 +212,24 @@ def _pretrained(name: str) -> nn.Module:
     require_timm_name(name)
     timm = import_timm()
     try:
-        model: nn.Module = timm.create_model(name, pretrained=True)
+        with _quiet_hub():
+            model: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # timm, the hub and its HTTP client each have their own
         allowed = "a timm architecture whose pretrained weights can be loaded"
         raise InputError("teacher", name, allowed, f"{_reason(error)}; or give the path of a checkpoint") from error
     return model
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without the two lines that the client of the model hub writes for each of a dozen attempts: the last is told."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

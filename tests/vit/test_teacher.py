@@ -1,5 +1,7 @@
 """Teachers: what a model says in one pass, and where a teacher comes from."""
 
+import logging
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -84,7 +86,7 @@ def test_without_a_network_a_timm_name_is_refused_in_one_line(stripes, monkeypat
         distilled(stripes, "vit_tinny_patch16_224")
 
 
-def test_pretrained_weights_are_taken_where_they_can_be_had_the_same_each_time(monkeypatch):
+def test_pretrained_weights_are_taken_where_they_can_be_had_the_same_each_time(monkeypatch, caplog):
     spec = {"timm": "vit_tiny_patch16_224", "patch_size": 4, "depth": 1}
 
     def had(wanted):
@@ -100,9 +102,13 @@ def test_pretrained_weights_are_taken_where_they_can_be_had_the_same_each_time(m
     assert take_pretrained(model_of()) == "it is not timm's"
 
     def offline(wanted):
+        logging.getLogger("huggingface_hub.utils").warning("Retrying in 1s [Retry 1/5].")
         raise OSError("no network\nand more")
 
     monkeypatch.setattr("vit.teacher.create_model", offline)
     kept = models[0].head.weight.clone()
     assert take_pretrained(models[0]) == "no network"
+    assert not caplog.records  # of attempts nobody has to read
+    logging.getLogger("huggingface_hub.utils").warning("heard again")
+    assert caplog.messages == ["heard again"]
     assert torch.equal(models[0].head.weight, kept)
