@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "level_sets": ["SCHEMES", "levels"],
         "mixed": ["assign_schemes", "sensitivity"],
         "onnx_export": ["export_onnx"],
+        "onnx_file": ["OnnxFile"],
         "packed": ["PackedModel"],
         "post_training": ["PtqResult", "ptq"],
         "qat": ["is_prepared", "load_qat", "prepare_qat", "save_qat"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from quant.packed import PackedModel
 from quant.qat import is_prepared
 from vit.errors import InputError, require_int
 from vit.masks import prunable_layers, remove_mask
+from vit.preprocessing import normalisation_of
 from vit.zoo import model_spec
 
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
@@ -37,9 +39,10 @@ _SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes the modules t
 def export_onnx(model: nn.Module | PackedModel, path: str | Path, batch: int | None = None) -> float:
     """Write the model as an ONNX file, once onnxruntime has computed the model's own logits with it.
 
-    The file takes normalised `images` (N, C, H, W), float32, and gives `logits` (N, classes). In a float model every
-    linear layer is a MatMul and an Add, and pruned weights are plain zeros. A model from `prepare_qat`, or its packed
-    form, becomes whole-number arithmetic on the very codes it was trained with, equal to `PackedModel.predict`.
+    The file takes normalised `images` (N, C, H, W), float32, and gives `logits` (N, classes); its metadata hold `mean`
+    and `std` of the images, where the model says them. In a float model every linear layer is a MatMul and an Add, and
+    pruned weights are plain zeros. A model from `prepare_qat`, or its packed form, becomes whole-number arithmetic on
+    the very codes it was trained with, equal to `PackedModel.predict`.
 
     Args:
         model: a VisionTransformer or a timm model, float or prepared for QAT; or a PackedModel.
@@ -98,7 +101,10 @@ def float_model(model: nn.Module, batch: int | None = None) -> ModelProto:
     except (RuntimeError, TypeError, ValueError) as error:  # torch's export errors are RuntimeErrors
         cause = str(error.__cause__ or error).strip().partition("\n")[0]
         raise InputError("model", type(model).__name__, "a model that torch can export", cause) from error
-    return _named_and_plain(program.model_proto)
+    proto, own = _named_and_plain(program.model_proto), normalisation_of(model)
+    if own is not None:
+        helper.set_model_props(proto, {"mean": json.dumps(own.mean), "std": json.dumps(own.std)})
+    return proto
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from vit.image_set import ImageSet
 
 F32 = NDArray[np.float32]
 _ERRORS_ONLY = 3
+BATCH = 64  # images at a time of an accuracy, on which that of int8-dynamic depends a little
 
 
 def open_session(model: ModelProto | str | Path, threads: int = 1) -> Any:
@@ -29,10 +30,13 @@ def open_session(model: ModelProto | str | Path, threads: int = 1) -> Any:
 
 
 def accuracy(session: Any, images: ImageSet, batch_size: int) -> float:
-    """Fraction of images whose largest logit is the label's."""
-    right = 0
-    for batch, labels in images.batches(batch_size):
-        logits = session.run([LOGITS], {IMAGES: batch.numpy()})[0]
+    """Fraction of images whose largest logit is the label's; a session of a fixed batch gets as many at a time."""
+    right, fixed = 0, session.get_inputs()[0].shape[0]
+    for batch, labels in images.batches(fixed if isinstance(fixed, int) else batch_size):
+        pixels = batch.numpy()
+        if isinstance(fixed, int):
+            pixels = np.concatenate([pixels, np.zeros((fixed - len(pixels), *pixels.shape[1:]), np.float32)])
+        logits = session.run([LOGITS], {IMAGES: pixels})[0][: len(labels)]
         right += int((logits.argmax(1) == labels.numpy()).sum())
     return right / len(images)
 

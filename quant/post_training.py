@@ -14,7 +14,7 @@ from torch import nn
 from quant.onnx_export import export_onnx
 from quant.onnx_graph import save_model
 from quant.onnx_quantiser import FLOAT_BITS, METHODS, Quantiser
-from quant.onnx_session import accuracy, latencies, open_session
+from quant.onnx_session import BATCH, accuracy, latencies, open_session
 from quant.packed import PackedModel
 from quant.qat import is_prepared
 from vit.errors import InputError, require_choice, require_float, require_int
@@ -24,7 +24,6 @@ from vit.zoo import model_spec
 
 _TARGET, _TARGETS = 0.005, {"int4-weight": 0.015}  # the loss of accuracy to stay within
 _SLACK = 1e-9  # accuracies are quotients: a loss that is the target but for rounding is within it
-_BATCH = 64
 _WARMUP, _ROUNDS = 5, 50
 
 
@@ -135,8 +134,8 @@ def ptq(
     quantiser = Quantiser(onnx.load(str(float_path)), method, train, threads)
     target = _TARGETS.get(method, _TARGET)
     floats = open_session(float_path, threads)
-    float_accuracy = accuracy(floats, data.val, _BATCH)
-    bits = quantiser.choose(data.val, _BATCH, float_accuracy - target - _SLACK, fallback)
+    float_accuracy = accuracy(floats, data.val, BATCH)
+    bits = quantiser.choose(data.val, BATCH, float_accuracy - target - _SLACK, fallback)
     save_model(quantiser.model(bits), path)
     session = open_session(path, threads)
     times = latencies([session, floats], data.val.normalise(data.val.images[:1]).numpy(), _WARMUP, _ROUNDS)
@@ -144,7 +143,7 @@ def ptq(
         method=method,
         path=path,
         float_path=float_path,
-        accuracy=accuracy(session, data.val, _BATCH),
+        accuracy=accuracy(session, data.val, BATCH),
         float_accuracy=float_accuracy,
         target=target,
         size_bytes=path.stat().st_size,
@@ -154,7 +153,7 @@ def ptq(
         bits=bits,
         sensitivity=quantiser.sensitivity,
         calibration_images=len(train),
-        batch_size=_BATCH,
+        batch_size=BATCH,
         threads=threads,
     )
 

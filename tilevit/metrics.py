@@ -100,7 +100,9 @@ def measure(
 
 
 def accuracy_of(loaded: Loaded, images: ImageSet) -> float:
-    """Fraction of the images it tells right; a packed model on the integer engine."""
+    """Fraction of the images it tells right; a packed model on the integer engine, an ONNX file by onnxruntime."""
+    if loaded.kind == "onnx":
+        return float(loaded.model.accuracy(images))
     if loaded.kind != "packed":
         return evaluate(loaded.network(), images).accuracy
     predictions = loaded.packed().predict(images.images.numpy()).argmax(axis=1)

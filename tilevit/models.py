@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from quant import PackedModel, QuantConfig
     from vit import DataSplits
 
-SUFFIX = ".safetensors"
+SUFFIX, ONNX = ".safetensors", ".onnx"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and what it is: "new" (untrained), "float", "qat" or "packed" (then `model` is a PackedModel).
+    """A model and what it is: "new" (untrained), "float" or "qat" (a torch model), "packed" (then `model` is a
+    PackedModel) or "onnx" (a quant.OnnxFile).
 
     `streaming` and `quantisation` are what its file says of tile, fifo and attention, and of weights and activations,
     where it is a TOML file.
@@ -40,9 +41,10 @@ class Loaded:
         return self.streaming.get("attention", "full") != "full"
 
     def network(self, quantised: bool = True) -> nn.Module:
-        """The torch model; an InputError for a packed one, and for a prepared (QAT) one unless `quantised`."""
-        if self.kind == "packed":
-            raise InputError("model", self.spec, "a checkpoint, a TOML file or a timm name", "this one is packed")
+        """The torch model; an InputError for a packed or ONNX one, and for a prepared (QAT) one unless `quantised`."""
+        if self.kind in ("packed", "onnx"):
+            hint = "this one is packed" if self.kind == "packed" else "an ONNX file can be evaluated alone"
+            raise InputError("model", self.spec, "a checkpoint, a TOML file or a timm name", hint)
         if self.kind == "qat" and not quantised:
             raise InputError("model", self.spec, "a float model", "this one is prepared for QAT already")
         network: nn.Module = self.model
@@ -83,13 +85,17 @@ def load_model(spec: str | Mapping[str, Any], data: DataSplits | None = None, se
     """
     if isinstance(spec, str) and Path(spec).suffix == SUFFIX:
         loaded = _from_file(Path(spec))
+    elif isinstance(spec, str) and Path(spec).suffix == ONNX:
+        from quant import OnnxFile
+
+        loaded = Loaded(spec, OnnxFile(spec), "onnx")
     else:
         told: dict[str, Any] = {}
         if isinstance(spec, str) and Path(spec).suffix == ".toml":
             told = {"streaming": streaming_table(spec), "quantisation": quantisation_of(spec)}
         loaded = Loaded(str(spec), _created(spec, data, seed), "new", **told)
     if data is not None:
-        require_fit(loaded.model, data)
+        _require_fit(loaded, data)
     return loaded
 
 
@@ -103,17 +109,18 @@ def data_as_trained(loaded: Loaded, data: str, val_fraction: float, seed: int) -
     from vit.preprocessing import Normalisation, image_size_of, normalisation_of
 
     splits = load_data(data, val_fraction=val_fraction, seed=seed)
-    size, given = image_size_of(loaded.model), splits.image_size
+    onnx = loaded.kind == "onnx"
+    size, given = loaded.model.image_size if onnx else image_size_of(loaded.model), splits.image_size
     if size not in (None, given):
         splits = load_data(data, image_size=size, val_fraction=val_fraction, seed=seed)
-    require_fit(loaded.model, splits)
+    _require_fit(loaded, splits)
     if splits.image_size != given:
         say(f"{loaded.spec} takes images of {size}x{size}: those of {data}, {given}x{given}, are resized")
     if loaded.kind == "packed":
         packed = loaded.packed()
         own: Normalisation | None = Normalisation(tuple(packed.mean.tolist()), tuple(packed.std.tolist()))
     else:
-        own = normalisation_of(loaded.network())
+        own = loaded.model.normalisation if onnx else normalisation_of(loaded.network())
     if own is None:
         say(f"{loaded.spec} does not say how its images were normalised: by mean and deviation of {data}")
         return splits
@@ -194,7 +201,7 @@ def _created(spec: str | Mapping[str, Any], data: DataSplits | None, seed: int) 
         return create_model(spec, **shape)
 
 
-def require_fit(model: Any, data: DataSplits) -> None:
+def _require_fit(loaded: Loaded, data: DataSplits) -> None:
     """Raise an InputError where a model is not for the data's size, channels and classes.
 
     A convolutional hybrid such as MobileViT would take another size too, and tell worse what it was not trained on.
@@ -203,9 +210,10 @@ def require_fit(model: Any, data: DataSplits) -> None:
     from vit.zoo import model_spec
 
     try:
-        shape = config_of(model).to_dict()  # a packed model has one too
+        # a packed model has a config too, and an ONNX file says the same of itself
+        shape = vars(loaded.model) if loaded.kind == "onnx" else config_of(loaded.model).to_dict()
     except InputError:  # a timm model that is no plain ViT
-        shape = model_spec(model)
+        shape = model_spec(loaded.model)
     for name, wanted in (
         ("image_size", data.image_size),
         ("in_channels", data.in_channels),

@@ -213,7 +213,7 @@ def evaluate(at: Place, *, models: list[str], split: str = "test") -> Result:
     for spec in models:
         loaded = load_model(spec, at.data, at.seed)
         if loaded.kind == "new":
-            raise InputError("model", spec, "a checkpoint or a packed model", "this one is not trained")
+            raise InputError("model", spec, "a checkpoint, a packed model or an ONNX file", "this one is not trained")
         accuracy[Path(spec).stem] = accuracy_of(loaded, images)
     return {"split": split, "images": len(images), "accuracy": accuracy}
 

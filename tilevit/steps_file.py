@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tilevit import steps
 from tilevit.idle import refuse_idle_in_step
+from tilevit.models import ONNX, SUFFIX
 from tilevit.settings import LARGEST_SEED, LARGEST_SIDE
 from tilevit.steps_checks import check_values
 from vit.errors import InputError, require_choice, require_float, require_int, require_known_keys
@@ -23,11 +24,13 @@ KINDS: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
     for kind in (steps.train, steps.distill, steps.prune, steps.qat, steps.ptq, steps.evaluate, steps.profile)
 }
+BEST_AND_LATEST = {f"{{}}{which}": f"{{}}{which or '_best'}{SUFFIX}" for which in ("", "_best", "_latest")}
 OUTPUTS = {  # what a step leaves, by the names that later steps may call it by; {} is the step's own
-    "train": {"{}": "{}_best", "{}_best": "{}_best", "{}_latest": "{}_latest"},
-    "distill": {"{}": "{}_best", "{}_best": "{}_best", "{}_latest": "{}_latest"},
-    "prune": {"{}": "{}"},
-    "qat": {"{}": "{}", "{}_packed": "{}_packed"},
+    "train": BEST_AND_LATEST,
+    "distill": BEST_AND_LATEST,
+    "prune": {"{}": f"{{}}{SUFFIX}"},
+    "qat": {name: f"{name}{SUFFIX}" for name in ("{}", "{}_packed")},
+    "ptq": {"{}": f"{{}}{ONNX}"},
 }
 REFERENCES = ("model", "teacher", "models", "compare")  # keys whose value may be what an earlier step left
 SHARED = {"title": str, "data": str, "image_size": int, "val_fraction": float, "seed": int, "device": str}
@@ -44,8 +47,8 @@ class Step:
     options: dict[str, Any] = field(default_factory=dict)
 
     def outputs(self) -> dict[str, str]:
-        """{name that a later step may use: stem of the file in checkpoints/}."""
-        return {name.format(self.name): stem.format(self.name) for name, stem in OUTPUTS.get(self.run, {}).items()}
+        """{name that a later step may use: file in checkpoints/}."""
+        return {name.format(self.name): file.format(self.name) for name, file in OUTPUTS.get(self.run, {}).items()}
 
     def to_dict(self) -> dict[str, Any]:
         """The step as a table of the file."""

@@ -14,7 +14,7 @@ import torch
 from tilevit import __version__
 from tilevit.console import say
 from tilevit.folder import RunFolder
-from tilevit.models import load_model
+from tilevit.models import ONNX, load_model
 from tilevit.run import VERSIONED
 from tilevit.steps_file import KINDS, REFERENCES, Step, StepsConfig, named
 from tilevit.steps_report import write_page
@@ -54,7 +54,7 @@ def _work(
     """What takes the step, and the files in the folder that later steps read."""
     checkpoints = folder / "checkpoints"
     before = config.steps[: config.steps.index(step)]
-    known = {name: stem for earlier in before for name, stem in earlier.outputs().items()}
+    known = {name: file for earlier in before for name, file in earlier.outputs().items()}
     options = {
         key: _resolved(value, known, checkpoints) if key in REFERENCES else value for key, value in step.options.items()
     }
@@ -68,12 +68,9 @@ def _work(
         device=config.device,
         name=step.name,
     )
-    files = [f"checkpoints/{stem}.safetensors" for stem in dict.fromkeys(step.outputs().values())]
+    files = [f"checkpoints/{file}" for file in dict.fromkeys(step.outputs().values())]
     work = partial(_taken, step, at, options)
-    if step.run == "ptq":
-        files = [f"checkpoints/{step.name}.onnx"]
-        return partial(_moved, work, folder / files[0]), files
-    return work, files
+    return partial(_moved, work, folder / files[0]) if step.run == "ptq" else work, files
 
 
 def _taken(step: Step, at: Place, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,16 +90,19 @@ def _resolved(value: Any, known: Mapping[str, str], checkpoints: Path) -> Any:
     """The value with names of earlier steps replaced by their checkpoints."""
     if isinstance(value, list):
         return [_resolved(item, known, checkpoints) for item in value]
-    return str(checkpoints / f"{known[value]}.safetensors") if isinstance(value, str) and value in known else value
+    return str(checkpoints / known[value]) if isinstance(value, str) and value in known else value
 
 
 def _check_models(config: StepsConfig, data: DataSplits) -> None:
     """Refuse what is neither an earlier step nor a model before anything is trained."""
-    known: list[str] = []
+    known: dict[str, str] = {}
     for step in config.steps:
         for key in REFERENCES:
             value = step.options.get(key)
             for spec in value if isinstance(value, list) else [value]:
+                if isinstance(spec, str) and known.get(spec, "").endswith(ONNX) and step.run != "evaluate":
+                    hint = "it is an ONNX file, which can be evaluated alone"
+                    raise InputError(f"step {step.name}: {key}", spec, "a step that leaves a checkpoint", hint)
                 if spec is None or (isinstance(spec, str) and spec in known):
                     continue
                 if key == "teacher" and Path(spec).suffix != ".safetensors":
@@ -115,7 +115,7 @@ def _check_models(config: StepsConfig, data: DataSplits) -> None:
                 except InputError as error:
                     steps = f"a step before it ({', '.join(known) or 'there is none'}) or a model"
                     raise InputError(f"step {step.name}: {key}", spec, steps, str(error)) from error
-        known += step.outputs()
+        known |= step.outputs()
 
 
 def _written(

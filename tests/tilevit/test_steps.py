@@ -198,6 +198,19 @@ def test_sweep_writes_a_row_for_each_combination(told, place, quantised):
 def test_ptq_tells_accuracy_and_size(told, place, trained, method):
     result = told("ptq", str(trained), "--method", method, "--out", str(place / "ptq"))
     assert result["size_bytes"] < result["float_size_bytes"]
+    again = told("evaluate", result["path"], "--split", "val")
+    assert (again["kind"], again["accuracy"]) == ("onnx", result["accuracy"])
+
+
+def test_what_export_wrote_is_as_accurate_as_what_it_was_made_from(told, place, trained, quantised, capsys):
+    for model in (trained, quantised):
+        file = place / "alike.onnx"
+        told("export", str(model), "--out", str(file))
+        one, other = (told("evaluate", str(path)) for path in (model, file))
+        assert {**one, "model": "", "kind": ""} == {**other, "model": "", "kind": ""}
+    for command in (["qat", str(file)], ["simulate", str(file)], ["profile", str(file)]):
+        assert _exit_code(command) == 2
+        assert "an ONNX file can be evaluated alone" in capsys.readouterr().err
 
 
 def test_export_writes_files_for_other_tools(told, place, trained, quantised):

@@ -230,6 +230,15 @@ def test_values_are_refused_before_the_first_step_is_taken(file, tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
+def test_what_leaves_no_checkpoint_is_not_trained_further(file, tmp_path, capsys):
+    quantised = '[[steps]]\nname = "b"\nrun = "ptq"\nmodel = "first"\n'
+    file.write_text(TRAIN + quantised + '[[steps]]\nname = "c"\nrun = "qat"\nmodel = "b"\n')
+    assert run(file, tmp_path / "out") == 2
+    assert "step c: model = 'b'" in (told := capsys.readouterr().err)
+    assert "it is an ONNX file, which can be evaluated alone" in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_only_the_model_can_refuse_names_its_step(file, tmp_path, capsys):
     skipped = '[[steps]]\nname = "b"\nrun = "qat"\nmodel = "first"\nskip = ["blocks.7"]\n'
     file.write_text(TRAIN.replace("epochs = 2", "epochs = 1") + skipped)

@@ -115,7 +115,9 @@ def distill(
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint, float or QAT, or a packed model.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint, float or QAT, a packed model, or an ONNX file of ptq or export.")
+    ],
     data: Data = "digits",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     val_fraction: ValFraction = VAL_FRACTION,
@@ -123,7 +125,7 @@ def evaluate(
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Accuracy of a checkpoint or a packed model. A packed model runs on the integer engine.
+    """Accuracy of a model in a file: a packed one on the integer engine, an ONNX file by onnxruntime on the CPU.
 
     Images are brought to the model's size and normalised as it was trained; where the data's own differ, that is said.
     """
@@ -134,11 +136,14 @@ def evaluate(
     require_choice("split", split, ("test", "val", "train"))
     loaded = load_model(model)
     if loaded.kind == "new":
-        raise InputError("model", model, "a checkpoint or a packed model", "this one is not trained: see tilevit train")
+        allowed = "a checkpoint, a packed model or an ONNX file"
+        raise InputError("model", model, allowed, "this one is not trained: see tilevit train")
     splits = data_as_trained(loaded, data, val_fraction, seed)
     images = getattr(splits, split)
     if loaded.kind == "packed":
         accuracy, _ = packed_accuracy(loaded.packed(), images)
+    elif loaded.kind == "onnx":
+        accuracy = loaded.model.accuracy(images)
     else:
         accuracy = measured(loaded.network(), images, device=device).accuracy
     result = {"model": model, "kind": loaded.kind, "data": splits.name, "split": split, "images": len(images)}
