@@ -16,6 +16,8 @@ from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 from nas.place import Place
 from vit.errors import InputError
 
+LOCK, TURN, WORKERS = ".lock", ".turn", ".workers"  # what stands beside a journal, after its name
+
 
 class KernelLock(BaseJournalFileLock):
     """A lock that the operating system drops when its holder dies, so that nobody waits for a killed worker."""
@@ -43,8 +45,8 @@ class JournalFile(Place):
     """
 
     def __init__(self, path: Path) -> None:
-        beside = _beside(path, ".lock")
-        self._path, self.name, lock, locked = path, str(path), KernelLock(beside), beside.exists()
+        lock_path = _beside(path, LOCK)
+        self._path, self.name, lock, locked = path, str(path), KernelLock(lock_path), lock_path.exists()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with get_lock_file(lock):
@@ -54,13 +56,13 @@ class JournalFile(Place):
             raise InputError("storage", str(path), "a writable file", f"the system says: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if not locked:
-                beside.unlink(missing_ok=True)
+                lock_path.unlink(missing_ok=True)
             raise InputError("storage", str(path), "a journal file of Optuna", "it does not read as one") from error
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """A lock on a file beside the journal."""
-        with get_lock_file(KernelLock(_beside(self._path, ".turn"))):
+        with get_lock_file(KernelLock(_beside(self._path, TURN))):
             yield
 
     @contextmanager
@@ -93,7 +95,17 @@ class JournalFile(Place):
         return False
 
     def _sign(self, worker: str) -> Path:
-        return _beside(self._path, ".workers") / (worker or "none")
+        return _beside(self._path, WORKERS) / (worker or "none")
+
+
+def beside(path: Path) -> list[Path]:
+    """The files and folders that go with a journal."""
+    return [_beside(path, suffix) for suffix in (LOCK, TURN, WORKERS)]
+
+
+def starts_as_journal(content: bytes) -> bool:
+    """Whether a file with this content may be a journal, perhaps one without any entry yet."""
+    return not content or content.startswith(b'{"op_code":')
 
 
 def _beside(path: Path, suffix: str) -> Path:
@@ -106,7 +118,7 @@ def _mend_tail(path: Path) -> None:
         return
     with open(path, "r+b") as file:
         content = file.read()
-        if content and not content.startswith(b'{"op_code":'):
+        if not starts_as_journal(content):
             raise ValueError("not a journal")
         whole = content.rfind(b"\n") + 1
         if whole < len(content):

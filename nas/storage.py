@@ -47,10 +47,19 @@ def holds_study(storage: str | Path) -> bool:
 
 
 def forget(storage: str | Path) -> None:
-    """Remove the search that was begun there, if there was one; of a journal the files beside it too."""
+    """Remove the search that was begun there, if there was one; of a journal the files beside it too.
+
+    Raises:
+        InputError: what is there is no journal, and is left as it is; or a server that cannot be used.
+    """
     if not is_url(storage):
-        for path in Path(storage).parent.glob(Path(storage).name + "*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        from nas.journal import beside, starts_as_journal
+
+        path = Path(storage)
+        if path.exists() and not (path.is_file() and starts_as_journal(path.read_bytes())):
+            raise InputError("storage", str(path), "a journal file of Optuna", "it does not read as one, and is kept")
+        for left in (path, *beside(path)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     elif holds_study(storage):
         place = open_place(storage)
         place.close()
