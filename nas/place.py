@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import optuna
@@ -51,14 +51,20 @@ class Place(ABC):
         with self.sign_of_life(name):
             yield name
 
-    def retry_abandoned(self, study: optuna.Study) -> int:
-        """Mark the running trials of dead workers as failed and enqueue their candidates again; how many there were."""
+    def retry_abandoned(self, study: optuna.Study, names: Collection[str]) -> int:
+        """Mark the running trials of dead workers as failed and enqueue their candidates again; how many there were.
+
+        Args:
+            names: the parameters of a candidate. Of a worker that died before it had written them all, what it had
+                written is left: completed by another proposal it may be infeasible.
+        """
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         abandoned = [t for t in running if not self.is_alive(t.user_attrs.get(WORKER, ""))]
         for trial in abandoned:
             study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params:
-                study.enqueue_trial(trial.params)
+            candidate = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            if candidate.keys() == set(names):
+                study.enqueue_trial(candidate)
         return len(abandoned)
 
 

@@ -46,7 +46,7 @@ def work(
 def next_trial(study: Study, task: Task, place: Place, worker: str, trials: int) -> optuna.Trial | None:
     """A trial to run, of a dead worker's candidate if there is one; None where those begun are all that is wanted."""
     with place.turn():
-        place.retry_abandoned(study)
+        place.retry_abandoned(study, task.distributions)
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         begun = len(ended(study)) + len(running)
         if begun >= trials:

@@ -16,6 +16,7 @@ from nas.task import Task
 from tests.nas import postgres_server
 from tests.nas.proxy_server import server
 from tests.nas.shared_study import goes_on_as_in_memory, kill_one_in_mid_trial, toy_search
+from tests.nas.toy import toy_space
 from vit import InputError
 
 pytest.importorskip("grpc", reason="grpcio is not installed: the tests of the proxy are skipped")
@@ -106,7 +107,8 @@ def test_a_worker_taken_for_dead_gives_its_trial_up_and_goes_on(url: str, monkey
             place = GrpcProxy(url)
             monkeypatch.setattr(place, "is_alive", lambda worker: False)
             with place.turn():
-                place.retry_abandoned(optuna.load_study(storage=place.storage, study_name="search"))
+                study = optuna.load_study(storage=place.storage, study_name="search")
+                place.retry_abandoned(study, toy_space().choices)
         return trained(task, params, *rest)
 
     monkeypatch.setattr(Task, "accuracy", held_up)

@@ -40,19 +40,42 @@ def test_running_trials_of_living_workers_are_left_alone(tmp_path: Path) -> None
         for worker in (alive, "gone"):
             trial = study.ask({"x": optuna.distributions.IntDistribution(0, 9)})
             trial.set_user_attr("worker", worker)
-        assert place.retry_abandoned(study) == 1
+        assert place.retry_abandoned(study, ["x"]) == 1
         assert [trial.state.name for trial in study.trials] == ["RUNNING", "FAIL", "WAITING"]
         assert study.trials[2].system_attrs["fixed_params"] == study.trials[1].params
-    assert place.retry_abandoned(study) == 1
+    assert place.retry_abandoned(study, ["x"]) == 1
+
+
+def test_half_a_candidate_of_a_dead_worker_is_not_completed_by_another(tmp_path: Path) -> None:
+    place = open_place(tmp_path / "s.journal")
+    study = optuna.create_study(storage=place.storage)
+    study.ask({"x": optuna.distributions.IntDistribution(0, 9)})  # it died before it asked for y
+    study.enqueue_trial({"x": 3, "y": 4})
+    study.ask({"x": optuna.distributions.IntDistribution(0, 9)})  # so did this one, but what it was to try is known
+    assert place.retry_abandoned(study, ["x", "y"]) == 2
+    waiting = [trial.system_attrs["fixed_params"] for trial in study.trials if trial.state.name == "WAITING"]
+    assert waiting == [{"x": 3, "y": 4}]
 
 
 def test_a_journal_is_forgotten_with_what_is_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "s.journal"
-    (tmp_path / "other").write_text("kept")
+    others = [tmp_path / "other", tmp_path / "s.journal.bak"]
+    for other in others:
+        other.write_text("kept")
     assert not holds_study(path)
     with open_place(path).working():
         pass
     optuna.create_study(storage=open_place(path).storage)
     assert holds_study(path)
     forget(path)
-    assert [left.name for left in tmp_path.iterdir()] == ["other"]
+    assert sorted(tmp_path.iterdir()) == others
+
+
+def test_what_is_no_journal_is_not_forgotten(tmp_path: Path) -> None:
+    images = tmp_path / "data"
+    images.mkdir()
+    (images / "notes.txt").write_text("kept")
+    for path in (images, images / "notes.txt"):
+        with pytest.raises(InputError, match="and is kept"):
+            forget(path)
+    assert (images / "notes.txt").read_text() == "kept"
