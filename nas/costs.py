@@ -71,7 +71,8 @@ class Constraint:
         return _OPERATORS[self.sign](costs[self.metric], self.bound)
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.sign} {self.bound:g}"
+        short = f"{self.bound:g}"
+        return f"{self.metric} {self.sign} {short if float(short) == self.bound else repr(self.bound)}"
 
 
 class Costs:
@@ -172,6 +173,15 @@ class Costs:
             assert base is not None
             self._machines[key] = replace(base, **keys)
         return self._machines[key]
+
+    def named_machines(self) -> dict[str, dict[str, Any]]:
+        """{name: keys} of the machines that the space names: a file may have others later."""
+        from fifo_sim import Hardware
+
+        if not set(STREAMED) & set(self.metrics):
+            return {}
+        fixed = [self.space.fixed[HARDWARE]] if HARDWARE in self.space.fixed else []
+        return {name: Hardware.load(name).to_dict() for name in (*self.space.choices.get(HARDWARE, ()), *fixed)}
 
     def _try_machines(self) -> None:
         """Build each machine of the space once, so that one that cannot be is told before anything is trained."""

@@ -132,6 +132,7 @@ class Task:
             "space": self.space.to_dict(),
             "data": {"name": self.data.name, "images": _digest(self.data)},
             "hardware": None if self.costs.hardware is None else self.costs.hardware.to_dict(),
+            "machines": self.costs.named_machines() or None,
             "objectives": list(self.objectives),
             "constraints": [str(constraint) for constraint in self.constraints],
             "seed": self.seed,

@@ -70,6 +70,7 @@ def test_constraints_by_text() -> None:
         True,
         False,
     )
+    assert str(Constraint.parse("params <= 4249354")) == "params <= 4249354.0"  # %g would round it
     assert Constraint.parse("params > 5").holds({"params": 6.0})
     assert not Constraint.parse("macs < 6").holds({"macs": 6.0})
     assert Constraint.parse("sram_kib >= 6").holds({"sram_kib": 6.0})

@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from fifo_sim.hardware import PRESET_FOLDER
 from nas import SAMPLERS, SearchSpace, VolumeStopper, best_config, front, search, space_of
 from nas.pareto import finished
 from nas.storage import open_place
@@ -163,6 +164,18 @@ def test_a_study_of_other_settings_is_refused_with_the_difference(tmp_path: Path
         with pytest.raises(InputError, match=told):
             toy_search(trials=1, storage=storage, **changed)
     assert storage.read_bytes() == before
+
+
+def test_a_machine_of_the_space_that_changed_is_refused(tmp_path: Path) -> None:
+    machine, storage = tmp_path / "mine.toml", tmp_path / "s.journal"
+    space = SearchSpace(toy_space().choices, {**toy_space().fixed, "hardware": str(machine)})
+    keys = (PRESET_FOLDER / "zcu104.toml").read_text()
+    machine.write_text(keys)
+    study = toy_search(space=space, objectives=("params", "cycles"), trials=1, storage=storage)
+    assert len(finished(study)) == 1
+    machine.write_text(keys.replace("clock_mhz = 200", "clock_mhz = 100"))
+    with pytest.raises(InputError, match=r"machines.*clock_mhz is 200.* there and 100.* here"):
+        toy_search(space=space, objectives=("params", "cycles"), trials=1, storage=storage)
 
 
 @pytest.mark.usefixtures("quick")
