@@ -248,7 +248,9 @@ class CostAwareSampler(BaseSampler):
         rows, seen = ranks.beside(pool.encoded, pool.costs), ranks.beside(self._encode(tried), costs)
         owner = np.append(self._encode.owner, self._encode.owner[-1] + 1 + np.arange(costs.shape[1]))
         reference, front = np.empty(len(signs)), np.empty((len(tried), len(signs)))
-        reference[is_known] = (pool.costs * signs[is_known]).max(axis=0)
+        prices = pool.costs * signs[is_known]
+        alike = np.ptp(prices, axis=0) == 0  # no volume would be left below the worst
+        reference[is_known] = prices.max(axis=0) + alike
         reference[~is_known] = np.median(losses[:, ~is_known], axis=0)
         for objective, value in self._reference.items():
             reference[objective] = value * signs[objective]
@@ -261,7 +263,7 @@ class CostAwareSampler(BaseSampler):
             means[:, column], deviations[:, column] = model.predict(rows)
             front[:, objective] = np.append(loss, model.predict(seen[len(loss) :])[0])
         front = np.delete(front, slice(finished, len(losses)), axis=0)  # what was stopped beats nobody
-        return expected_improvement(front, reference, pool.costs * signs[is_known], is_known, means, deviations)
+        return expected_improvement(front, reference, prices, is_known, means, deviations)
 
     def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(params[name] for name in self._space)

@@ -215,6 +215,15 @@ def test_any_objectives_may_be_known(known: dict[int, int]) -> None:
     assert len(study.trials) == 8
 
 
+def test_a_cost_that_is_the_same_for_all_weighs_nothing() -> None:
+    sampler = CostAwareSampler(SPACE, {1: lambda params: 5.0}, seed=0)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for _ in range(20):
+        trial = study.ask(SPACE)
+        study.tell(trial, [accuracy(trial.params), 5.0])
+    assert max(t.values[0] for t in study.trials) == accuracy({"op": "b", "width": 12, "depth": 4})
+
+
 def test_a_space_too_large_to_enumerate() -> None:
     space = {"x": FloatDistribution(0, 1), "n": IntDistribution(1, 10**6, log=True)}
     asked = []
