@@ -117,8 +117,8 @@ class _Scale:
     """Values of one column between 0 and 1: a few choices each on a place of its own, more numbers by their size."""
 
     def __init__(self, values: list[Any], choices: int = CHOICES) -> None:
-        distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
-        if len(distinct) > choices and not any(isinstance(value, str) for value in distinct):
+        distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value is not None, value))
+        if len(distinct) > choices and not any(value is None or isinstance(value, str) for value in distinct):
             low, high = float(distinct[0]), float(distinct[-1])
             self.heights = [(value - low) / (high - low) for value in values]
             self.ticks = [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")]

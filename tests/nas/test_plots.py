@@ -67,6 +67,15 @@ def test_importances_are_shares_and_name_what_matters(tmp_path: Path) -> None:
     assert importances(study_of((0.9, 10, 5), (0.8, 5, 5))) == {}
 
 
+def test_parallel_lines_of_choices_of_several_kinds() -> None:
+    study = study_of(names=("accuracy", "params"))
+    kinds = CategoricalDistribution([None, "a", 2, True])
+    for i, kind in enumerate(kinds.choices):
+        study.add_trial(create_trial(params={"k": kind}, distributions={"k": kinds}, values=[0.5, i]))
+    heights = {float(line.get_ydata()[0]) for line in plot_parallel(study).axes[0].lines[:4]}
+    assert heights == {0, 1 / 3, 2 / 3, 1}
+
+
 def test_parallel_lines_have_a_scale_each(tmp_path: Path) -> None:
     study = spread_study()
     figure = plot_parallel(study, tmp_path / "parallel.png")
