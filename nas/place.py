@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 WORKER = "worker"  # user attribute of a trial: who runs it
+RETRY_OF = "retry_of"  # and the number of the trial whose candidate it tries again
 
 
 class Overtaken(Exception):
@@ -60,11 +61,12 @@ class Place(ABC):
         """
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         abandoned = [t for t in running if not self.is_alive(t.user_attrs.get(WORKER, ""))]
-        for trial in abandoned:
-            study.tell(trial.number, state=TrialState.FAIL)
+        retried = {t.user_attrs.get(RETRY_OF) for t in study.get_trials(deepcopy=False)}
+        for trial in abandoned:  # enqueued first: who dies between the two lines leaves it to be marked, not to be lost
             candidate = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            if candidate.keys() == set(names):
-                study.enqueue_trial(candidate)
+            if candidate.keys() == set(names) and trial.number not in retried:
+                study.enqueue_trial(candidate, user_attrs={RETRY_OF: trial.number})
+            study.tell(trial.number, state=TrialState.FAIL)
         return len(abandoned)
 
 

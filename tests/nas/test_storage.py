@@ -57,6 +57,26 @@ def test_half_a_candidate_of_a_dead_worker_is_not_completed_by_another(tmp_path:
     assert waiting == [{"x": 3, "y": 4}]
 
 
+def test_who_is_killed_while_it_retries_a_trial_neither_loses_nor_repeats_it(tmp_path: Path, monkeypatch) -> None:
+    place = open_place(tmp_path / "s.journal")
+    study = optuna.create_study(storage=place.storage)
+    study.ask({"x": optuna.distributions.IntDistribution(0, 9)})
+
+    class Killed(BaseException):
+        """In the place of a signal."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    for step in ("enqueue_trial", "tell"):
+        with monkeypatch.context() as patch:
+            patch.setattr(study, step, killed)
+            with pytest.raises(Killed):
+                place.retry_abandoned(study, ["x"])
+    assert place.retry_abandoned(study, ["x"]) == 1
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+
+
 def test_a_journal_is_forgotten_with_what_is_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "s.journal"
     others = [tmp_path / "other", tmp_path / "s.journal.bak"]
