@@ -6,6 +6,7 @@ import sys
 from functools import wraps
 from typing import Any
 
+import torch.onnx
 from hypothesis import settings
 from numba.core.dispatcher import Dispatcher
 
@@ -13,19 +14,20 @@ settings.register_profile("tilevit", deadline=None)  # the first example may com
 settings.load_profile("tilevit")
 
 
-def _untraced(compile_one: Any) -> Any:
-    """Coverage looks at every call inside numba's compiler, which takes it twice as long for nothing."""
+def _untraced(function: Any) -> Any:
+    """Coverage looks at every call inside compilers, which takes them twice as long for nothing."""
 
-    @wraps(compile_one)
-    def compiled(*arguments: Any) -> Any:
+    @wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
         tracer = sys.gettrace()
         sys.settrace(None)
         try:
-            return compile_one(*arguments)
+            return function(*arguments, **options)
         finally:
             sys.settrace(tracer)
 
-    return compiled
+    return called
 
 
 Dispatcher.compile = _untraced(Dispatcher.compile)
+torch.onnx.export = _untraced(torch.onnx.export)
