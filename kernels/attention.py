@@ -58,10 +58,14 @@ def attention_of(
         path: one of kernels.cpu.PATHS.
         log2: round probabilities to 0 and the powers of two up to `top`, itself one below 2^15.
     """
-    wide = scales.astype(np.float64)
     taken = PORTABLE if path == PATHS[PORTABLE] else AVX2
-    score_scale, context_scale = np.float32(wide[0] * wide[1] * width**-0.5), scales[2] / np.float32(top)
-    return Attention(taken, heads, width, scales, low, high, top, log2, score_scale, context_scale)
+    return Attention(taken, heads, width, scales, low, high, top, log2, *units(scales, width, top))
+
+
+def units(scales: F32, width: int, top: int) -> tuple[np.float32, np.float32]:
+    """What one counts in the products of queries and keys, and in the context, in training as in the engine."""
+    wide = scales.astype(np.float64)
+    return np.float32(wide[0] * wide[1] * width**-0.5), np.float32(scales[2] / np.float32(top))
 
 
 class Room(NamedTuple):

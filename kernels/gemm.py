@@ -216,14 +216,13 @@ def _linear(x, layer, room, out):  # type: ignore[no-untyped-def]
     for start in range(0, len(x), PANEL):
         count = min(PANEL, len(x) - start)
         part, whole = slice(start, start + count), codes[: count * row_bytes]
+        totals = sums[: count * width].reshape(count, width)
         if kind == WORDS:
             _to_codes(x[part], x_scale, low, high, shift, whole.view(np.int16).reshape(count, stride))
         else:
             _to_codes(x[part], x_scale, low, high, shift, whole.reshape(count, stride))
-        product(
-            path, kind, at, row_bytes, row_bytes // 4, tiles, levels, tile, sums[: count * width].reshape(count, width)
-        )
-        _scaled(sums[: count * width].reshape(count, width), offsets, scale, bias, out[part])
+        product(path, kind, at, row_bytes, row_bytes // 4, tiles, levels, tile, totals)
+        _scaled(totals, offsets, scale, bias, out[part])
 
 
 @kept(error_model="numpy", _nrt=False)

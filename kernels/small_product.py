@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from kernels.compiled import kept
+from kernels.emit import carry, load, store
 
 F32 = NDArray[np.float32]
 
@@ -40,10 +41,10 @@ def _tile(rows: int, vectors: int) -> Any:
             builder.position_at_end(loop)
             step, along, place = builder.phi(I64), builder.phi(I64), builder.phi(I64)
             sums = [builder.phi(VECTOR) for _ in range(rows * vectors)]
-            right = [_load(builder, builder.add(place, I64(32 * v)), VECTOR) for v in range(vectors)]
+            right = [load(builder, builder.add(place, I64(32 * v)), VECTOR, 4) for v in range(vectors)]
             results = []
             for r in range(rows):
-                value = _load(builder, builder.add(starts[r], along), FLOAT)
+                value = load(builder, builder.add(starts[r], along), FLOAT, 4)
                 lane = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), value, ir.IntType(32)(0))
                 spread = builder.shuffle_vector(
                     lane, lane, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
@@ -57,26 +58,17 @@ def _tile(rows: int, vectors: int) -> Any:
             zero = ir.Constant(VECTOR, [0.0] * LANES)
             pairs = zip(sums, results, strict=True)
             counters = (step, I64(0), following), (along, I64(0), further), (place, b, ahead)
-            for phi, first, later in (*counters, *((p, zero, r) for p, r in pairs)):
-                phi.add_incoming(first, before)
-                phi.add_incoming(later, loop)
+            carry((*counters, *((p, zero, r) for p, r in pairs)), before, loop)
             builder.position_at_end(done)
             for r in range(rows):
                 row = builder.add(out, builder.mul(out_stride, I64(r)))
                 for v in range(vectors):
-                    address = builder.inttoptr(builder.add(row, I64(32 * v)), VECTOR.as_pointer())
-                    builder.store(results[r * vectors + v], address).align = 4
+                    store(builder, results[r * vectors + v], builder.add(row, I64(32 * v)), 4)
             return context.get_dummy_value()
 
         return signature, build
 
     return tile
-
-
-def _load(builder: Any, address: Any, kind: Any) -> Any:
-    value = builder.load(builder.inttoptr(address, kind.as_pointer()))
-    value.align = 4
-    return value
 
 
 _four_by_two, _four_by_one = _tile(4, 2), _tile(4, 1)

@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 
 from kernels.compiled import kept
 from kernels.cpu import AVX2, PORTABLE, VNNI, VNNI512, can_take
+from kernels.emit import carry, load, store
 
 BYTES, FOUR_BIT, WORDS = KINDS = range(3)  # weights of 8 bits, as 4-bit codes of 16 levels, and of 16 bits
 
@@ -80,16 +81,6 @@ def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
     return builder.call(function, arguments)
-
-
-def _load(builder: Any, address: Any, kind: Any) -> Any:
-    value = builder.load(builder.inttoptr(address, kind.as_pointer()))
-    value.align = 1
-    return value
-
-
-def _store(builder: Any, value: Any, address: Any) -> None:
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 1
 
 
 def _as_it_is(builder: Any, value: Any) -> Any:
@@ -162,11 +153,11 @@ def _emit(
     pointers, ahead = [_as_it_is(builder, at) for at in moving] if rows > 1 else moving, place
     for turn in range(unrolled):
         vectors_of = [builder.add(ahead, I64(4 * lanes * v)) for v in range(vectors)]
-        values = [_load(builder, address, ir.VectorType(I8, 4 * lanes)) for address in vectors_of]
+        values = [load(builder, address, ir.VectorType(I8, 4 * lanes)) for address in vectors_of]
         chain = sums[turn % chains]
         for r in range(rows):
             row = builder.add(builder.add(pointers[r // 3], strides[r % 3]), I64(4 * turn))
-            four = _load(builder, row, I32)
+            four = load(builder, row, I32)
             lane = builder.insert_element(ir.Constant(ints, ir.Undefined), four, I32(0))
             four_each = builder.bitcast(builder.shuffle_vector(lane, lane, zeros), values[0].type)
             for v, value in enumerate(values):
@@ -179,15 +170,13 @@ def _emit(
     phis += zip(moving, starts, later, strict=True)
     for first, last in zip(begun, sums, strict=True):
         phis += [(phi, zeros, result) for phi, result in zip(first, last, strict=True)]
-    for phi, first, later in phis:
-        phi.add_incoming(first, before)
-        phi.add_incoming(later, loop)
+    carry(phis, before, loop)
     builder.position_at_end(done)
     for r in range(rows):
         row = builder.add(out, builder.mul(out_stride, I64(r)))
         for v in range(vectors):
             total = reduce(builder.add, [chain[vectors * r + v] for chain in sums])
-            _store(builder, total, builder.add(row, I64(4 * lanes * v)))
+            store(builder, total, builder.add(row, I64(4 * lanes * v)))
 
 
 eight_rows, four_rows, one_row = (_tile(rows) for rows in (MORE_ROWS, ROWS, 1))
@@ -201,14 +190,14 @@ def _decoded(context, codes, table, out):  # type: ignore[no-untyped-def]
         if not can_take(AVX2):  # nor are there layers of codes
             return context.get_dummy_value()
         codes, table, out = arguments
-        once = _load(builder, table, ir.VectorType(I8, 16))
+        once = load(builder, table, ir.VectorType(I8, 16))
         twice = builder.shuffle_vector(once, once, ir.Constant(ir.VectorType(I32, 32), [*range(16)] * 2))
-        both = _load(builder, codes, EIGHTS)
+        both = load(builder, codes, EIGHTS)
         high = builder.lshr(builder.bitcast(both, SIXTEENS), ir.Constant(SIXTEENS, [4] * 16))
         for i, half in enumerate((both, builder.bitcast(high, EIGHTS))):
             index = builder.and_(half, ir.Constant(EIGHTS, [15] * 32))
             levels = _call(builder, "llvm.x86.avx2.pshuf.b", EIGHTS, [twice, index])
-            _store(builder, levels, builder.add(out, I64(32 * i)))
+            store(builder, levels, builder.add(out, I64(32 * i)))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), build

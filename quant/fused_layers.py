@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from kernels import fake_attention as attention
 from kernels import fake_nonlinear as nonlinear
 from kernels import gemm
+from kernels.attention import units
 from quant import exact
 from quant.fused import Levels, gradients, gradients_and_levels, rounded, scale_gradient, whole
 
@@ -279,10 +280,9 @@ def _whole_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scales: Scales
 
 
 def _units(scales: Any, qkv: Tensor, heads: int, top: int) -> tuple[NDArray[np.float32], np.float32, np.float32]:
-    """The scales of queries, keys and values, and what products count: see kernels.fake_attention.forward."""
+    """The scales of queries, keys and values, and what products count: see kernels.attention.units."""
     used = np.array([scale.item() for scale in scales], np.float32)
-    wide, width = used.astype(np.float64), qkv.shape[2] // (3 * heads)
-    return used, np.float32(wide[0] * wide[1] * width**-0.5), np.float32(used[2] / np.float32(top))
+    return used, *units(used, qkv.shape[2] // (3 * heads), top)
 
 
 def _scratch(x: Tensor) -> Tensor:
