@@ -61,7 +61,8 @@ class Place(ABC):
         """
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         abandoned = [t for t in running if not self.is_alive(t.user_attrs.get(WORKER, ""))]
-        retried = {t.user_attrs.get(RETRY_OF) for t in study.get_trials(deepcopy=False)}
+        everyone = study.get_trials(deepcopy=False) if abandoned else []
+        retried = {t.user_attrs.get(RETRY_OF) for t in everyone}
         for trial in abandoned:  # enqueued first: who dies between the two lines leaves it to be marked, not to be lost
             candidate = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
             if candidate.keys() == set(names) and trial.number not in retried:
