@@ -9,7 +9,7 @@ import torch
 
 from quant.onnx_graph import IMAGES, LOGITS
 from quant.onnx_session import BATCH, accuracy, open_session
-from vit.errors import InputError
+from vit.errors import InputError, first_line
 from vit.image_set import ImageSet
 from vit.preprocessing import Normalisation
 
@@ -35,8 +35,8 @@ class OnnxFile:
         try:
             self._session = open_session(self.path, torch.get_num_threads())
         except Exception as error:  # onnxruntime's have no common ancestor but this
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError("model", str(path), "an ONNX file that onnxruntime can run", reason) from error
+            allowed = "an ONNX file that onnxruntime can run"
+            raise InputError("model", str(path), allowed, first_line(error)) from error
         takes, gives = (
             {one.name: one for one in side} for side in (self._session.get_inputs(), self._session.get_outputs())
         )

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from fifo_sim import DoesNotFit, Hardware, lower, simulate
-from quant import save_qat
+from quant import PackedModel, save_qat
 from quant.qat import is_prepared
 from tilevit.models import SUFFIX, Loaded
 from vit import Deployed, ImageSet, evaluate, process_memory, profile_models, save_checkpoint
@@ -99,14 +100,23 @@ def measure(
     return rows
 
 
-def accuracy_of(loaded: Loaded, images: ImageSet) -> float:
-    """Fraction of the images it tells right; a packed model on the integer engine, an ONNX file by onnxruntime."""
+def accuracy_of(loaded: Loaded, images: ImageSet, device: str | None = None) -> float:
+    """Fraction of the images it tells right; a packed model on the integer engine, an ONNX file by onnxruntime.
+
+    Args:
+        device: of a torch model; None is where it is.
+    """
     if loaded.kind == "onnx":
         return float(loaded.model.accuracy(images))
-    if loaded.kind != "packed":
-        return evaluate(loaded.network(), images).accuracy
-    predictions = loaded.packed().predict(images.images.numpy()).argmax(axis=1)
-    return float((predictions == images.labels.numpy()).mean())
+    if loaded.kind == "packed":
+        return packed_accuracy(loaded.packed(), images)[0]
+    return evaluate(loaded.network(), images, device=device).accuracy
+
+
+def packed_accuracy(packed: PackedModel, images: ImageSet) -> tuple[float, np.ndarray[Any, Any]]:
+    """Accuracy of the integer engine, and the class it gives each image, int64 (N,)."""
+    predictions = packed.predict(images.images.numpy()).argmax(axis=1)
+    return float((predictions == images.labels.numpy()).mean()), predictions
 
 
 def changes(rows: Mapping[str, Row], baseline: str) -> dict[str, dict[str, float | None]]:

@@ -120,7 +120,7 @@ def data_as_trained(loaded: Loaded, data: str, val_fraction: float, seed: int) -
         packed = loaded.packed()
         own: Normalisation | None = Normalisation(tuple(packed.mean.tolist()), tuple(packed.std.tolist()))
     else:
-        own = loaded.model.normalisation if onnx else normalisation_of(loaded.network())
+        own = normalisation_of(loaded.model)
     if own is None:
         say(f"{loaded.spec} does not say how its images were normalised: by mean and deviation of {data}")
         return splits

@@ -20,12 +20,12 @@ from quant import PackedModel, QuantConfig, convert, load_qat, prepare_qat, save
 from tilevit import __version__
 from tilevit.console import progress, say
 from tilevit.folder import RunFolder
+from tilevit.metrics import packed_accuracy
 from tilevit.report import write_report
 from tilevit.settings import RunConfig
 from tilevit.training import stats_csv
 from vit import (
     DataSplits,
-    ImageSet,
     Recipe,
     VisionTransformer,
     ViTConfig,
@@ -350,12 +350,6 @@ def _search_space(config: RunConfig, data: DataSplits) -> SearchSpace:
         fifo=config.fifo,
         attention=config.attention,
     )
-
-
-def packed_accuracy(packed: PackedModel, images: ImageSet) -> tuple[float, np.ndarray[Any, Any]]:
-    """Accuracy of the integer engine, and the class it gives each image, int64 (N,)."""
-    predictions = packed.predict(images.images.numpy()).argmax(axis=1)
-    return float((predictions == images.labels.numpy()).mean()), predictions
 
 
 def _layer_table(model: nn.Module, packed: PackedModel) -> list[dict[str, Any]]:

@@ -22,10 +22,9 @@ from prune.gates import require_penalty
 from quant import QuantConfig, convert, prepare_qat, save_qat
 from quant import ptq as quantised_after
 from tilevit.console import progress, say
-from tilevit.metrics import accuracy_of, changes, conditions, measure
+from tilevit.metrics import accuracy_of, changes, conditions, measure, packed_accuracy
 from tilevit.mixed_precision import mixture
 from tilevit.models import load_model
-from tilevit.run import packed_accuracy
 from tilevit.steps_checks import PROFILE_SPLITS, SPLITS, nm_of, require_one_way
 from tilevit.training import (
     AFTER_PRUNING,

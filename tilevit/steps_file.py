@@ -13,7 +13,6 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tilevit import steps
 from tilevit.idle import refuse_idle_in_step
-from tilevit.models import ONNX, SUFFIX
 from tilevit.settings import LARGEST_SEED, LARGEST_SIDE
 from tilevit.steps_checks import check_values
 from vit.errors import InputError, require_choice, require_float, require_int, require_known_keys
@@ -24,13 +23,17 @@ KINDS: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
     for kind in (steps.train, steps.distill, steps.prune, steps.qat, steps.ptq, steps.evaluate, steps.profile)
 }
-BEST_AND_LATEST = {f"{{}}{which}": f"{{}}{which or '_best'}{SUFFIX}" for which in ("", "_best", "_latest")}
+BEST_AND_LATEST = {
+    "{}": "{}_best.safetensors",
+    "{}_best": "{}_best.safetensors",
+    "{}_latest": "{}_latest.safetensors",
+}
 OUTPUTS = {  # what a step leaves, by the names that later steps may call it by; {} is the step's own
     "train": BEST_AND_LATEST,
     "distill": BEST_AND_LATEST,
-    "prune": {"{}": f"{{}}{SUFFIX}"},
-    "qat": {name: f"{name}{SUFFIX}" for name in ("{}", "{}_packed")},
-    "ptq": {"{}": f"{{}}{ONNX}"},
+    "prune": {"{}": "{}.safetensors"},
+    "qat": {"{}": "{}.safetensors", "{}_packed": "{}_packed.safetensors"},
+    "ptq": {"{}": "{}.onnx"},
 }
 REFERENCES = ("model", "teacher", "models", "compare")  # keys whose value may be what an earlier step left
 SHARED = {"title": str, "data": str, "image_size": int, "val_fraction": float, "seed": int, "device": str}

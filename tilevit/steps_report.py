@@ -97,7 +97,7 @@ def why(step: Row, flags: frozenset[str]) -> str:
     dot = _said_of_cpu(flags, INTEGER_DOT, "integer dot products")
     fp16 = _said_of_cpu(flags, FP16_ARITHMETIC, "FP16 arithmetic", ", so it converts and back")
     reasons = {
-        "fp16": (f"every weight has half the bytes and nearly all its digits, so the accuracy stays; {fp16}"),
+        "fp16": f"every weight has half the bytes and nearly all its digits, so the accuracy stays; {fp16}",
         "int8-dynamic": (
             "weights have a quarter of the bytes; the range of each activation is found as it comes, which fits every "
             f"image and costs a pass over it; {dot}"

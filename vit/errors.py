@@ -28,6 +28,11 @@ class EarlierWork(InputError):
     """A place that holds work with other settings. Commands that can forget it say how."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, as far as it fits a line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def require_int(field: str, value: object, low: int = 1, high: int | None = None) -> int:
     """`value` as an int in [low, high]; a bool, a fraction or anything else is an InputError."""
     is_int = isinstance(value, int) and not isinstance(value, bool)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit.device import resolve_device
-from vit.errors import InputError, require_int
+from vit.errors import InputError, first_line, require_int
 from vit.image_set import DataSplits, ImageSet
 from vit.preprocessing import as_trained
 
@@ -76,6 +76,6 @@ def require_fitting(model: nn.Module, data: DataSplits) -> None:
         with torch.inference_mode():
             shape = tuple(copied(images).shape)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise InputError("model", type(model).__name__, allowed, str(error).splitlines()[0]) from error
+        raise InputError("model", type(model).__name__, allowed, first_line(error)) from error
     if shape != (1, data.num_classes):
         raise InputError("model", type(model).__name__, allowed, f"it gives logits of shape {list(shape[1:])}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit.checkpoint import FLOAT, load_checkpoint
-from vit.errors import InputError, did_you_mean
+from vit.errors import InputError, did_you_mean, first_line
 from vit.image_set import DataSplits
 from vit.preprocessing import Normalisation, image_size_of, other_normalisation
 from vit.torchvision_shim import import_timm
@@ -151,8 +151,8 @@ def probe(role: str, ask: Callable[[Tensor], Answer], images: Tensor, classes: i
             said = ask(images)
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         shape = " x ".join(str(length) for length in images.shape[1:])
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(role, "a model that fails on them", f"a model that takes images of {shape}", reason) from error
+        allowed = f"a model that takes images of {shape}"
+        raise InputError(role, "a model that fails on them", allowed, first_line(error)) from error
     if classes is not None and (said.logits.ndim != 2 or said.logits.shape[1] != classes):
         hint = "train it on this data first, or learn from its features alone: lam_kd = 0" if role == "teacher" else ""
         raise InputError(role, f"logits of shape {list(said.logits.shape[1:])}", f"a model of {classes} classes", hint)
@@ -233,7 +233,7 @@ def _quiet_hub() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return first_line(error).rstrip(".")
 
 
 def _in_colour(values: tuple[float, ...]) -> tuple[float, ...]:

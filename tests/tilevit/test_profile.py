@@ -12,8 +12,8 @@ from prune import magnitude_prune, structured_prune
 from quant import PackedModel, QuantConfig, convert, prepare_qat, save_qat
 from tilevit import metrics
 from tilevit.cli import _exit_code
+from tilevit.metrics import packed_accuracy
 from tilevit.models import load_model
-from tilevit.run import packed_accuracy
 from vit import InputError, VisionTransformer, ViTConfig, create_model, describe, evaluate, load_data, save_checkpoint
 
 SHAPE = ViTConfig(image_size=8, patch_size=2, in_channels=1, dim=16, depth=1, heads=2, pool="mean")

@@ -129,9 +129,8 @@ def evaluate(
 
     Images are brought to the model's size and normalised as it was trained; where the data's own differ, that is said.
     """
+    from tilevit.metrics import accuracy_of
     from tilevit.models import data_as_trained, load_model
-    from tilevit.run import packed_accuracy
-    from vit import evaluate as measured
 
     require_choice("split", split, ("test", "val", "train"))
     loaded = load_model(model)
@@ -140,12 +139,7 @@ def evaluate(
         raise InputError("model", model, allowed, "this one is not trained: see tilevit train")
     splits = data_as_trained(loaded, data, val_fraction, seed)
     images = getattr(splits, split)
-    if loaded.kind == "packed":
-        accuracy, _ = packed_accuracy(loaded.packed(), images)
-    elif loaded.kind == "onnx":
-        accuracy = loaded.model.accuracy(images)
-    else:
-        accuracy = measured(loaded.network(), images, device=device).accuracy
+    accuracy = accuracy_of(loaded, images, device)
     result = {"model": model, "kind": loaded.kind, "data": splits.name, "split": split, "images": len(images)}
     result |= {"image_size": splits.image_size, "mean": splits.mean, "std": splits.std, "accuracy": accuracy}
     tell("Evaluated", result, json)
