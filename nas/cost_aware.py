@@ -15,8 +15,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.ehvi import expected_improvement
-from nas.pareto import non_dominated
-from nas.pool import Encoder, Params, Pool, draw, enumerate_grid, grid_size, mutate
+from nas.pareto import finite, non_dominated
+from nas.pool import Encoder, Params, Pool, draw, enumerate_grid, grid_size, key_of, mutate
 from nas.surrogate import GaussianProcess
 from vit.errors import InputError, require_int
 
@@ -138,7 +138,7 @@ class CostAwareSampler(BaseSampler):
                 by_state[other.state].append((other, params))
         done, stopped = by_state[TrialState.COMPLETE], by_state[TrialState.PRUNED]
         running, failed = by_state[TrialState.RUNNING], [] if self._retry else by_state[TrialState.FAIL]
-        losses = _finite(np.array([t.values for t, _ in done]).reshape(len(done), len(signs)) * signs)
+        losses = finite(np.array([t.values for t, _ in done]).reshape(len(done), len(signs)) * signs)
         ended = len(done) + len(stopped) + len(failed)
         rng = np.random.default_rng([self._seed, ended, len(running)])
         tried = {self._key(params) for _, params in (*done, *stopped, *failed, *running)}
@@ -146,7 +146,7 @@ class CostAwareSampler(BaseSampler):
         if len(done) < MODELLED or ended + len(running) < self._startup:
             return dict(pool.candidates[self._spread(pool, ended + len(running), rng)])
         told = [(t.user_attrs[EXPECTED], p) for t, p in stopped if len(t.user_attrs.get(EXPECTED, ())) == len(signs)]
-        expected = _finite(np.array([values for values, _ in told]).reshape(len(told), len(signs)) * signs)
+        expected = finite(np.array([values for values, _ in told]).reshape(len(told), len(signs)) * signs)
         learned = [params for _, params in (*done, *told)]
         under_way = self._priced(params for _, params in running)
         worth = self._improvement(pool, learned, np.vstack([losses, expected]), len(done), under_way, signs, rng)
@@ -266,7 +266,7 @@ class CostAwareSampler(BaseSampler):
         return expected_improvement(front, reference, prices, is_known, means, deviations)
 
     def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(params[name] for name in self._space)
+        return key_of(params, self._space)
 
 
 class Ranks:
@@ -280,16 +280,6 @@ class Ranks:
         columns = range(costs.shape[1])
         ranks = [np.searchsorted(self._sorted[:, i], costs[:, i]) / len(self._sorted) for i in columns]
         return np.column_stack([encoded, *ranks])
-
-
-def _finite(losses: Floats) -> Floats:
-    """Losses with the worst finite one of an objective in place of +inf, and the best in place of -inf."""
-    bounded = losses.copy()
-    for column in bounded.T:
-        finite = column[np.isfinite(column)]
-        low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
-        np.clip(column, low, high, out=column)
-    return bounded
 
 
 def radical_inverse(index: int) -> float:

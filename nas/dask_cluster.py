@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 
 from nas.costs import TRAINED
 from nas.curves import Curve
-from nas.dask_client import connected
 from nas.pareto import ended
 from nas.place import Place
 from nas.space import Params, SearchSpace
@@ -37,7 +36,7 @@ Splits = tuple[str, Any, Any, bool]  # name, training images, validation images,
 
 
 def work_on_dask(
-    address: str,
+    client: Any,
     study: Study,
     task: Task,
     place: Place,
@@ -51,12 +50,9 @@ def work_on_dask(
     that had ended when the training was started.
 
     Args:
-        address: of the scheduler, such as tcp://10.0.0.1:8786; its workers need tilevit installed.
-
-    Raises:
-        InputError: nothing answers there, the cluster has no worker, or Dask is not installed.
+        client: a distributed.Client of the cluster, whose workers need tilevit installed.
     """
-    with connected(address) as client, place.working() as worker:
+    with place.working() as worker:
         images, under_way = _Images(client, task.data), list[_Job]()
         while len(ended(study)) < trials:
             trial = None

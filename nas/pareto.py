@@ -103,6 +103,16 @@ def losses_of(study: Study, trials: Sequence[FrozenTrial]) -> Floats:
     return np.array([trial.values for trial in trials], dtype=float).reshape(len(trials), len(signs)) * signs
 
 
+def finite(losses: Floats) -> Floats:
+    """Losses with the worst finite one of an objective in place of +inf, and the best in place of -inf."""
+    bounded = losses.copy()
+    for column in bounded.T:
+        known = column[np.isfinite(column)]
+        low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
+        np.clip(column, low, high, out=column)
+    return bounded
+
+
 def front(study: Study) -> list[FrozenTrial]:
     """The non-dominated trials; of trials with the same candidate the first."""
     trials = list({repr(sorted(trial.params.items())): trial for trial in reversed(finished(study))}.values())[::-1]
@@ -114,9 +124,10 @@ def hypervolume_history(study: Study, reference: Sequence[float] | None = None) 
 
     Args:
         reference: values of the objectives, as the study has them. None takes the worst value of each that occurred.
-            Each objective is scaled to 1 between the best value that occurred and the reference.
+            Each objective is scaled to 1 between the best value that occurred and the reference. An infinite value
+            counts as the worst finite one (or best).
     """
-    losses, signs = losses_of(study, finished(study)), _signs(study)
+    losses, signs = finite(losses_of(study, finished(study))), _signs(study)
     if reference is not None and len(reference) != len(signs):
         raise InputError("reference", list(reference), f"{len(signs)} numbers, one an objective")
     if not len(losses):

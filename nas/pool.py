@@ -83,6 +83,17 @@ class Encoder:
         return found
 
 
+def key_of(params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> tuple[Any, ...]:
+    """What the same candidate has in common: of a float with a step not its last digits, but its place on the grid."""
+
+    def part(value: Any, distribution: BaseDistribution) -> Any:
+        if isinstance(distribution, FloatDistribution) and distribution.step:
+            return round((value - distribution.low) / distribution.step)
+        return value
+
+    return tuple(part(params[name], distribution) for name, distribution in space.items())
+
+
 def grid_size(space: Mapping[str, BaseDistribution]) -> float:
     """Combinations of values; infinite with a continuous parameter."""
     return math.prod(_count(distribution) for distribution in space.values())

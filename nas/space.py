@@ -32,7 +32,7 @@ from vit.files import read_text, toml_line, write_text
 from vit.layers import layers_of
 
 DEFAULTS = {**STREAMING, WEIGHTS: FLOAT, ACTIVATIONS: "int8"}  # of fields that are no part of ViTConfig
-LAYERED = ("depth", "stem", "pool", "patch_size")  # fields that say which layers there are
+LAYERED = ("image_size", "patch_size", "depth", "stem", "pool")  # fields that say which layers there are
 
 Params = dict[str, Any]
 When = Mapping[str, Mapping[str, Sequence[Any]]]
@@ -188,7 +188,7 @@ class SearchSpace:
         if not all(self.value(params, other) in values for other, values in conditions.items()):
             return False
         pattern = pattern_of(name)
-        return not pattern or any(fits(layer, pattern) for layer in _layers(self.config(params)))
+        return not pattern or _is_there(pattern, *self._layered(params))
 
     def value(self, params: Mapping[str, Any], name: str) -> Any:
         """The value of a field in a candidate, searched or not."""
@@ -208,10 +208,10 @@ class SearchSpace:
     def quantisation(self, params: Mapping[str, Any]) -> QuantConfig | None:
         """How a candidate is quantised; None where all its layers stay float."""
         patterns = {pattern_of(name): self.value(params, name) for name in (*self.choices, *self.fixed)}
-        layers = _layers(self.config(params))
-        schemes = {name: scheme for name, scheme in patterns.items() if name and any(fits(one, name) for one in layers)}
+        layered = self._layered(params)
+        schemes = {name: scheme for name, scheme in patterns.items() if name and _is_there(name, *layered)}
         chosen = QuantConfig({**schemes, "*": self.value(params, WEIGHTS)}, activations=self.value(params, ACTIVATIONS))
-        if all(chosen.scheme_of(layer) == FLOAT for layer in layers):
+        if all(chosen.scheme_of(layer) == FLOAT for layer in _layers(*layered)):
             return None
         return chosen
 
@@ -237,7 +237,11 @@ class SearchSpace:
         fixed = values.get("fixed", {})
         if not isinstance(fixed, Mapping):
             raise InputError("space.fixed", fixed, "a table of fields and values")
-        return cls(values.get("choices", {}), fixed, values.get("when", {}))
+        choices = values.get("choices", {})
+        for name, value in (*(choices.items() if isinstance(choices, Mapping) else ()), *fixed.items()):
+            if isinstance(value, Mapping):  # TOML takes a name apart at its dots
+                raise InputError("space", name, "names with dots between quotes", f'"{_dotted(name, value)}" = ...')
+        return cls(choices, fixed, values.get("when", {}))
 
     def save(self, path: str | Path) -> None:
         """Write the space as TOML, with tables [choices], [fixed] and, if there is any, [when]."""
@@ -290,9 +294,11 @@ class SearchSpace:
         """Refuse a pattern that fits no layer of any candidate."""
         for name in (*self.choices, *self.fixed):
             pattern = pattern_of(name)
-            layers = (layer for ruled in self._ruled for layer in _layers(self.config(ruled)))
-            if pattern and not any(fits(layer, pattern) for layer in layers):
+            if pattern and not any(_is_there(pattern, *self._layered(ruled)) for ruled in self._ruled):
                 raise InputError("space", name, "a pattern of layers, such as weights.blocks.*.mlp or weights.head")
+
+    def _layered(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(self.value(params, name) for name in LAYERED)
 
     def _domain(self, name: str, params: Mapping[str, Any]) -> Sequence[Any]:
         """The values of a free field beside the others of a candidate."""
@@ -327,7 +333,20 @@ def told(refused: Mapping[str, int]) -> str:
     return ", ".join(f"{name} refuses {count}" for name, count in ranked)
 
 
+def _dotted(name: str, value: Any) -> str:
+    """The name that leads to the first value in a tree of tables."""
+    first = next(iter(value.items()), None) if isinstance(value, Mapping) else None
+    return name if first is None else f"{name}.{_dotted(*first)}"
+
+
 @lru_cache(maxsize=4096)
-def _layers(config: ViTConfig) -> tuple[str, ...]:
-    """Names of the layers that have weights."""
+def _is_there(pattern: str, *layered: Any) -> bool:
+    """Whether the pattern fits a layer of the candidates with these values of the LAYERED fields."""
+    return any(fits(layer, pattern) for layer in _layers(*layered))
+
+
+@lru_cache(maxsize=4096)
+def _layers(*layered: Any) -> tuple[str, ...]:
+    """Names of the layers that have weights, in candidates with these values of the LAYERED fields."""
+    config = ViTConfig(**dict(zip(LAYERED, layered, strict=True)))
     return tuple(layer.name for layer in layers_of(config) if layer.params)

@@ -16,6 +16,7 @@ from optuna.study import StudyDirection
 
 from nas.costs import TRAINED
 from nas.crew import helpers
+from nas.dask_client import connected
 from nas.place import Place
 from nas.space import SearchSpace
 from nas.stopping import Stopper
@@ -111,24 +112,25 @@ def search(
         raise InputError("workers", workers, "1 without a storage", "a study in memory cannot be shared")
     if workers > 1 and dask is not None:
         raise InputError("workers", workers, "1 with dask", "the cluster has its own")
-    place = open_place(storage)
     same: dict[str, Any] = {"space": space, "hardware": hardware, "objectives": objectives, "constraints": constraints}
     same |= {"trials": trials, "storage": storage, "seed": seed, "recipe": recipe, "sampler": sampler}
     same |= {"device": device, "stopping": stopping, "supernet": supernet}
-    try:
-        study = _open_study(task, place, {"stopping": None if stopping is None else stopping.settings()})
-        if dask is not None:
-            from nas.dask_cluster import work_on_dask
+    with nullcontext() if dask is None else connected(dask) as cluster:  # first: without it nothing is begun
+        place = open_place(storage)
+        try:
+            study = _open_study(task, place, {"stopping": None if stopping is None else stopping.settings()})
+            if cluster is not None:
+                from nas.dask_cluster import work_on_dask
 
-            work_on_dask(dask, study, task, place, trials, stopping, progress)
-            return study
-        with helpers(workers - 1, search, data, same) if workers > 1 else nullcontext():
-            work(study, task, place, trials, stopping, progress)
-    except place.lost as error:
-        hint = f"what has ended is kept, and the same call goes on: {error}"
-        raise InputError("storage", place.name, "a server that stays within reach", hint) from error
-    finally:
-        place.close()
+                work_on_dask(cluster, study, task, place, trials, stopping, progress)
+                return study
+            with helpers(workers - 1, search, data, same) if workers > 1 else nullcontext():
+                work(study, task, place, trials, stopping, progress)
+        except place.lost as error:
+            hint = f"what has ended is kept, and the same call goes on: {error}"
+            raise InputError("storage", place.name, "a server that stays within reach", hint) from error
+        finally:
+            place.close()
     return study
 
 

@@ -170,6 +170,14 @@ def test_accuracies_may_be_infinite(value: float) -> None:
     assert len({tuple(params.values()) for params in params_of(study)}) == 20
 
 
+def test_a_value_that_is_written_shorter_is_the_one_on_the_grid() -> None:
+    sampler = CostAwareSampler({"x": FloatDistribution(0.0, 0.5, step=0.1)}, {0: _first}, seed=0)
+    study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
+    study.enqueue_trial({"x": 0.3})  # on the grid it is 0.30000000000000004
+    study.optimize(lambda t: (x := t.suggest_float("x", 0.0, 0.5, step=0.1), -x), n_trials=6)
+    assert sorted(round(10 * trial.params["x"]) for trial in study.trials) == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_copy_goes_on_as_the_sampler_would() -> None:
     sampler = CostAwareSampler({"x": IntDistribution(1, 50, log=True), "y": SPACE["op"]}, {0: _first}, seed=0)
     found = []

@@ -106,8 +106,11 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere"])
-def test_a_cluster_that_does_not_answer_is_named(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_answer_is_named_and_nothing_begun(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nas.dask_client.CONNECT_SECONDS", 1)
     with pytest.raises(InputError) as caught:
-        toy_search(address)
+        toy_search(address, storage=tmp_path / "s.journal")
     assert caught.value.field == "dask"
+    assert not list(tmp_path.iterdir())

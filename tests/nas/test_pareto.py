@@ -63,6 +63,12 @@ def test_history_grows_to_the_volume_of_all() -> None:
         hypervolume_history(study, reference=(0.4,))
 
 
+def test_an_infinite_value_counts_as_the_worst_or_the_best_finite_one() -> None:
+    infinite = study_of([(0.5, 9), (0.6, 5), (math.inf, 8), (-math.inf, 7), (0.55, math.inf)])
+    finite = study_of([(0.5, 9), (0.6, 5), (0.6, 8), (0.5, 7), (0.55, 9)])
+    assert hypervolume_history(infinite).tolist() == hypervolume_history(finite).tolist()
+
+
 @pytest.mark.parametrize(
     ("losses", "reference", "field"),
     [

@@ -128,6 +128,15 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
             SearchSpace.load(tmp_path / name)
 
 
+@pytest.mark.parametrize("line", ['weights.blocks.1 = ["pot4", "int8"]', "hardware.sram_kib = [64, 128]"])
+@pytest.mark.parametrize("table", ["choices", "fixed"])
+def test_a_name_that_toml_takes_apart_is_to_be_quoted(tmp_path: Path, table: str, line: str) -> None:
+    name = line.partition(" = ")[0]
+    (tmp_path / "space.toml").write_text(f"choices.dim = [16, 32]\n{table}.{line}\n")
+    with pytest.raises(InputError, match=f'between quotes; "{name}" = ...'):
+        SearchSpace.load(tmp_path / "space.toml")
+
+
 def test_a_space_of_one_candidate_is_a_space():
     space = SearchSpace.for_image(8, 1, dim=16, depth=1, heads=2, mlp_ratio=1.0, patch_size=2, stem="patch")
     assert len(space) == 1
