@@ -1,12 +1,13 @@
 """Early stopping of a search: epochs saved, and hypervolume lost for them, on recorded learning curves.
 
     python benchmarks/nas_curves.py --data digits --out outputs/curves
-    python benchmarks/nas_stopping.py outputs/curves/digits-16-*.journal [--orders 20]
+    python benchmarks/nas_stopping.py outputs/curves/digits-16-*.journal [--costs params,cycles] [--orders 20]
 
 A rule is asked before each training and after each of its epochs, just as `nas.search(..., stopping=...)` asks it, in
 the order of the search and in random ones. The score is the hypervolume of the finished trials over that of all trials,
 with respect to the worst value of each objective, each scaled to the range that occurred. An oracle that knows the end
-of every training bounds what a rule that trains two epochs of each can save without losing anything.
+of every training bounds what a rule that trains two epochs of each can save without losing anything. `--costs cycles`
+replays a search of accuracy against cycles alone: random candidates are the same for any objectives.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from nas.pareto import finished
 from nas.pool import Encoder
 from nas.stopping import best_rival
 from nas.storage import STUDY, open_place
+from vit.errors import InputError
 
 RULES: dict[str, Stopper] = {f"volume, price {price:.1%}": VolumeStopper(price) for price in (0.001, 0.002, 0.003)}
 RULES |= {f"front, confidence {c}": FrontStopper(c) for c in (0.8, 0.9)}
@@ -50,12 +52,15 @@ class Oracle:
         return {}
 
 
-def curves_of(study: Study) -> list[Curve]:
-    """The learning curves of the trials, in the order of the search."""
-    trials = finished(study)
+def curves_of(study: Study, costs: Sequence[str]) -> list[Curve]:
+    """The learning curves of the trials, in the order of the search, beside these of its costs."""
+    trials, names = finished(study), study.metric_names
+    if not costs or not set(costs) <= set(names[1:]):
+        raise InputError("costs", list(costs), "some of " + ", ".join(names[1:]))
+    places = [names.index(name) for name in costs]
     traits = Encoder(trials[0].distributions)([trial.params for trial in trials])
     return [
-        Curve(tuple(trial.user_attrs["accuracy_by_epoch"]), tuple(trial.values[1:]), traits=tuple(row))
+        Curve(tuple(trial.user_attrs["accuracy_by_epoch"]), tuple(trial.values[i] for i in places), traits=tuple(row))
         for trial, row in zip(trials, traits.tolist(), strict=True)
     ]
 
@@ -91,13 +96,17 @@ def main() -> None:
     """Replay the recordings and print a table of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("journals", type=Path, nargs="+")
+    parser.add_argument("--costs", default="params,cycles")
     parser.add_argument("--orders", type=int, default=20)
     options = parser.parse_args()
     for journal in options.journals:
-        curves = curves_of(optuna.load_study(storage=open_place(journal).storage, study_name=STUDY))
+        study = optuna.load_study(storage=open_place(journal).storage, study_name=STUDY)
+        curves = curves_of(study, options.costs.split(","))
         everything, best = sum(len(curve.accuracy) for curve in curves), volume(curves, curves)
-        print(f"{journal.name}: {len(curves)} trials of {len(curves[0].accuracy)} epochs; in the order of the search,")
-        print(f"then mean (worst) of {options.orders} random orders")
+        print(
+            f"{journal.name}: {len(curves)} trials of {len(curves[0].accuracy)} epochs, accuracy and {options.costs};"
+        )
+        print(f"in the order of the search, then mean (worst) of {options.orders} random orders")
         print(f"{'rule':<24}{'epochs saved':>14}{'volume lost':>13}{'epochs saved':>22}{'volume lost':>20}")
         for name, stopper in {**RULES, "oracle, two epochs": Oracle(curves)}.items():
             found = []
