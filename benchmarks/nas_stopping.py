@@ -27,7 +27,6 @@ from nas.pareto import finished
 from nas.pool import Encoder
 from nas.stopping import best_rival
 from nas.storage import STUDY, open_place
-from vit.errors import InputError
 
 RULES: dict[str, Stopper] = {f"volume, price {price:.1%}": VolumeStopper(price) for price in (0.001, 0.002, 0.003)}
 RULES |= {f"front, confidence {c}": FrontStopper(c) for c in (0.8, 0.9)}
@@ -54,10 +53,7 @@ class Oracle:
 
 def curves_of(study: Study, costs: Sequence[str]) -> list[Curve]:
     """The learning curves of the trials, in the order of the search, beside these of its costs."""
-    trials, names = finished(study), study.metric_names
-    if not costs or not set(costs) <= set(names[1:]):
-        raise InputError("costs", list(costs), "some of " + ", ".join(names[1:]))
-    places = [names.index(name) for name in costs]
+    trials, places = finished(study), [study.metric_names.index(name) for name in costs]
     traits = Encoder(trials[0].distributions)([trial.params for trial in trials])
     return [
         Curve(tuple(trial.user_attrs["accuracy_by_epoch"]), tuple(trial.values[i] for i in places), traits=tuple(row))
@@ -101,7 +97,10 @@ def main() -> None:
     options = parser.parse_args()
     for journal in options.journals:
         study = optuna.load_study(storage=open_place(journal).storage, study_name=STUDY)
-        curves = curves_of(study, options.costs.split(","))
+        costs, known = options.costs.split(","), study.metric_names[1:]
+        if not set(costs) <= set(known):
+            parser.error(f"--costs {options.costs}: allowed are {','.join(known)} and parts of it")
+        curves = curves_of(study, costs)
         everything, best = sum(len(curve.accuracy) for curve in curves), volume(curves, curves)
         print(
             f"{journal.name}: {len(curves)} trials of {len(curves[0].accuracy)} epochs, accuracy and {options.costs};"

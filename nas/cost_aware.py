@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.ehvi import expected_improvement
-from nas.pareto import finite, non_dominated
-from nas.pool import Encoder, Params, Pool, draw, enumerate_grid, grid_size, key_of, mutate
+from nas.pareto import finite, losses_of, non_dominated, signs_of
+from nas.pool import Encoder, Params, Pool, draw, enumerate_grid, grid_size, identity_of, mutate
 from nas.surrogate import GaussianProcess
 from vit.errors import InputError, require_int
 
@@ -129,7 +129,7 @@ class CostAwareSampler(BaseSampler):
         return candidate
 
     def _next(self, study: Study, trial: FrozenTrial) -> Params:
-        signs = np.array([-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in study.directions])
+        signs = signs_of(study)
         self._check_objectives(len(signs))
         by_state: dict[TrialState, list[tuple[FrozenTrial, Params]]] = {state: [] for state in TrialState}
         for other in study.get_trials(deepcopy=False):
@@ -138,7 +138,7 @@ class CostAwareSampler(BaseSampler):
                 by_state[other.state].append((other, params))
         done, stopped = by_state[TrialState.COMPLETE], by_state[TrialState.PRUNED]
         running, failed = by_state[TrialState.RUNNING], [] if self._retry else by_state[TrialState.FAIL]
-        losses = finite(np.array([t.values for t, _ in done]).reshape(len(done), len(signs)) * signs)
+        losses = finite(losses_of(study, [t for t, _ in done]))
         ended = len(done) + len(stopped) + len(failed)
         rng = np.random.default_rng([self._seed, ended, len(running)])
         tried = {self._key(params) for _, params in (*done, *stopped, *failed, *running)}
@@ -266,7 +266,7 @@ class CostAwareSampler(BaseSampler):
         return expected_improvement(front, reference, prices, is_known, means, deviations)
 
     def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
-        return key_of(params, self._space)
+        return identity_of(params, self._space)
 
 
 class Ranks:

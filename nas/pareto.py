@@ -99,7 +99,7 @@ def ended(study: Study) -> list[FrozenTrial]:
 
 def losses_of(study: Study, trials: Sequence[FrozenTrial]) -> Floats:
     """(trials, objectives) with every objective to be minimised: what is maximised has its sign changed."""
-    signs = _signs(study)
+    signs = signs_of(study)
     return np.array([trial.values for trial in trials], dtype=float).reshape(len(trials), len(signs)) * signs
 
 
@@ -127,7 +127,7 @@ def hypervolume_history(study: Study, reference: Sequence[float] | None = None) 
             Each objective is scaled to 1 between the best value that occurred and the reference. An infinite value
             counts as the worst finite one (or best).
     """
-    losses, signs = finite(losses_of(study, finished(study))), _signs(study)
+    losses, signs = finite(losses_of(study, finished(study))), signs_of(study)
     if reference is not None and len(reference) != len(signs):
         raise InputError("reference", list(reference), f"{len(signs)} numbers, one an objective")
     if not len(losses):
@@ -143,7 +143,8 @@ def hypervolume_history(study: Study, reference: Sequence[float] | None = None) 
     return np.array(history)
 
 
-def _signs(study: Study) -> Floats:
+def signs_of(study: Study) -> Floats:
+    """(objectives,): -1 for what is maximised, 1 for what is minimised."""
     from optuna.study import StudyDirection
 
     return np.array([-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions])

@@ -83,7 +83,7 @@ class Encoder:
         return found
 
 
-def key_of(params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> tuple[Any, ...]:
+def identity_of(params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> tuple[Any, ...]:
     """What the same candidate has in common: of a float with a step not its last digits, but its place on the grid."""
 
     def part(value: Any, distribution: BaseDistribution) -> Any:

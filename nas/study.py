@@ -123,9 +123,9 @@ def search(
                 from nas.dask_cluster import work_on_dask
 
                 work_on_dask(cluster, study, task, place, trials, stopping, progress)
-                return study
-            with helpers(workers - 1, search, data, same) if workers > 1 else nullcontext():
-                work(study, task, place, trials, stopping, progress)
+            else:
+                with helpers(workers - 1, search, data, same) if workers > 1 else nullcontext():
+                    work(study, task, place, trials, stopping, progress)
         except place.lost as error:
             hint = f"what has ended is kept, and the same call goes on: {error}"
             raise InputError("storage", place.name, "a server that stays within reach", hint) from error

@@ -36,7 +36,7 @@ class Normalisation:
         return f"mean {mean}, deviation {std}"
 
 
-def normalisation_of(model: nn.Module) -> Normalisation | None:
+def normalisation_of(model: Any) -> Normalisation | None:
     """What the model was trained with; None of one that is not trained, or that another loop trained."""
     found = getattr(model, "normalisation", None)
     return found if isinstance(found, Normalisation) else None
